@@ -1,0 +1,1 @@
+"""Steering kernels and their plain reference. Importing the package loads nothing."""

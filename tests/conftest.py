@@ -1,0 +1,32 @@
+"""One torch thread for the whole run, and the tiny checkpoint that most tests share."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from rfm_live.model.checkpoint import MusicGen
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_torch_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random checkpoint on disk: width 128, 3 layers, 4 codebooks of 64, causal codec."""
+    from tests.tiny import tiny_checkpoint
+
+    return tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_path: Path) -> "MusicGen":
+    """The tiny checkpoint, loaded. Shared by the session: do not change its weights."""
+    from rfm_live.model.checkpoint import load_checkpoint
+
+    return load_checkpoint(tiny_path)
