@@ -1,0 +1,245 @@
+"""The token stream: one decoder step per frame, without end. Engine process, frame loop.
+
+A column is what one step reads; column 0 is the begin of the stream, and column s holds frame s - 1 - k of codebook k
+(rfm_live.model.delay). Columns are counted from the start of the stream, positions from the start of a context.
+
+Endless play. Positions are added at the decoder's input, so keys and values cannot be moved to other positions. Before
+the window is full, a second cache is filled with the last `prime` columns, at most `chunk` of them per step, and takes
+over at a column that is known beforehand. It reads those columns as a stream of its own would: all pad first, then the
+delay pattern's triangle, each column steered as it was when it was played. `forget` strikes the steering of the past
+from the record and does the same with the last `forget` columns. Nothing depends on time, so the same steps give the
+same codes.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rfm_kernels.reference import combine_directions
+from torch import Tensor
+
+from rfm_live.errors import StartError
+from rfm_live.model.decoder import CrossCache, Decoder, KVCache
+from rfm_live.model.sampling import Codes, SamplingSettings, guide, sample
+from rfm_live.steering.plan import Coefficients
+
+PromptStates = tuple[Tensor, Tensor]  # states [1, S, text_width], mask [1, S]
+
+_ROWS = 2  # [with text, without text]
+
+
+@dataclass(frozen=True)
+class Window:
+    """How much the decoder remembers, in frames: at most `frames`, after a change of context `prime` or `forget`.
+
+    `chunk` columns of the next context are read per step, which bounds the extra cost of a step. Raises StartError when
+    the next context cannot be ready before the window is full.
+    """
+
+    frames: int = 1500
+    prime: int = 600
+    forget: int = 100
+    chunk: int = 8
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.prime, self.forget, self.chunk) < 1 or self.forget > self.prime:
+            raise StartError(f"{self} is no window, expected frames, prime >= forget, and chunk of at least 1")
+        if self.prime + self.priming_steps(self.prime) > self.frames:
+            raise StartError(
+                f"a window of {self.frames} frames is too short to prime {self.prime} of them, {self.chunk} a step"
+            )
+
+    @classmethod
+    def fitting(cls, positions: int, seconds: float = 30.0, frame_rate: int = 50) -> "Window":
+        """The window of `seconds`, or what a decoder of so many positions allows; two fifths of it are primed."""
+        frames = min(round(seconds * frame_rate), positions)
+        prime = max(frames * 2 // 5, 1)
+        return cls(frames, prime, min(100, max(prime // 2, 1)))
+
+    def priming_steps(self, columns: int) -> int:
+        """How many steps it takes to read so many columns."""
+        return -(-columns // self.chunk)
+
+
+@dataclass(frozen=True)
+class Priming:
+    """The context in preparation: it starts at column `base`, has read `filled` columns, takes over at `swap_at`."""
+
+    base: int
+    swap_at: int
+    filled: int = 0
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """Everything a stream remembers after a step; a later step changes nothing in it."""
+
+    column: int
+    base: int
+    priming: Priming | None
+    forget_waits: bool
+    columns: npt.NDArray[np.int64]
+    coefficients: npt.NDArray[np.float32]
+    was_steered: npt.NDArray[np.bool_]
+    settings: SamplingSettings
+    cross: CrossCache | None
+    rows: int
+    cache: Tensor
+    next_cache: Tensor
+
+
+class TokenStream:
+    """Plays a decoder without end; `step` once per frame. State is preallocated and written in place."""
+
+    def __init__(self, decoder: Decoder, directions: Tensor, settings: SamplingSettings, window: Window) -> None:
+        """`directions` [C, L, D] are what coefficients weigh. Raises StartError when the window is too long."""
+        config = decoder.config
+        if window.frames > config.max_positions:
+            raise StartError(f"a window of {window.frames} frames exceeds {config.max_positions} positions")
+        self._decoder, self._directions, self._window = decoder, directions, window
+        self._codebooks, self._pad = config.codebooks, config.pad_id
+        self._settings = settings
+        self._cross: CrossCache | None = None
+        self._rows = 1
+        self._cache = decoder.new_cache(_ROWS, window.frames)
+        self._next_cache = decoder.new_cache(_ROWS, window.frames)
+        self._column = self._base = 0
+        self._priming: Priming | None = None
+        self._forget_waits = False
+        # What was played, in rings by column: enough for the longest context and the frame in the making.
+        kept = window.frames + config.codebooks
+        self._columns = np.full((kept, config.codebooks), self._pad, dtype=np.int64)  # [kept, K]
+        self._coefficients = np.zeros((kept, *directions.shape[:2]), dtype=np.float32)  # [kept, C, L]
+        self._was_steered = np.zeros(kept, dtype=np.bool_)  # [kept]
+
+    @property
+    def column(self) -> int:
+        """The column that the next step reads: the number of steps so far."""
+        return self._column
+
+    @property
+    def settings(self) -> SamplingSettings:
+        return self._settings
+
+    @torch.inference_mode()
+    def set_settings(self, settings: SamplingSettings) -> None:
+        """Sample by these from the next step on."""
+        self._settings = settings
+        self._set_rows(self._cross)
+
+    @torch.inference_mode()
+    def set_prompt(self, states: PromptStates | None) -> None:
+        """Read this prompt from the next step on; what was played keeps the keys and values it was played with."""
+        self._set_rows(None if states is None else self._decoder.new_cross(*states))
+
+    def _set_rows(self, cross: CrossCache | None) -> None:
+        """Go to the number of rows that prompt and guidance ask for; a row that joins takes over the other's past."""
+        rows = 1 if cross is None or self._settings.guidance == 1.0 else 2
+        for cache in (self._cache.kv, self._next_cache.kv):
+            if rows > self._rows:
+                cache[:, :, 1] = cache[:, :, 0]
+            elif rows < self._rows and cross is None:
+                cache[:, :, 0] = cache[:, :, 1]  # the row without text goes on
+        self._cross, self._rows = cross, rows
+
+    def forget(self) -> None:
+        """Change to a short context without the steering of the past, as soon as it is read."""
+        self._was_steered[:] = False
+        self._forget_waits = True
+
+    @torch.inference_mode()
+    def step(self, coefficients: Coefficients | None = None) -> Codes | None:
+        """Play one column steered by `coefficients` [C, L] -> codes [K] of the newest complete frame.
+
+        None adds nothing anywhere. Returns None for the first K - 1 steps, while the delay pattern fills.
+        """
+        self._plan_context()
+        column, slot = self._column, self._column % len(self._columns)
+        self._was_steered[slot] = coefficients is not None
+        if coefficients is not None:
+            self._coefficients[slot] = coefficients
+        logits = self._read(self._cache, self._base, column, column + 1)  # [B, 1, K, V]
+        codes = sample(guide(logits[:, 0].cpu().numpy(), self._settings.guidance), self._settings, column)  # [K]
+        codes[np.arange(self._codebooks) > column] = self._pad
+        self._column = column + 1
+        self._columns[self._column % len(self._columns)] = codes
+        self._prime()
+        return self._complete_frame()
+
+    def _complete_frame(self) -> Codes | None:
+        first = self._column - self._codebooks + 1  # the column of the frame's codebook 0
+        if first < 1:
+            return None
+        codebooks = np.arange(self._codebooks)
+        frame: Codes = self._columns[(first + codebooks) % len(self._columns), codebooks]
+        return frame
+
+    def _read(self, cache: KVCache, base: int, start: int, end: int) -> Tensor:
+        """Read columns [start, end) into a context that begins at column `base` -> logits [B, end - start, K, V]."""
+        where = np.arange(start, end)
+        slots = where % len(self._columns)
+        columns = self._columns[slots]  # [T, K]
+        columns[np.arange(self._codebooks) >= (where - base)[:, None]] = self._pad
+        steering = None
+        if self._was_steered[slots].any():
+            weighed = self._coefficients[slots] * self._was_steered[slots, None, None]  # [T, C, L]
+            steering = combine_directions(torch.from_numpy(weighed).to(self._directions), self._directions)  # [T, L, D]
+        device = cache.kv.device
+        rows = torch.from_numpy(columns.T).to(device).expand(self._rows, -1, -1)  # [B, K, T]
+        part = KVCache(cache.kv[:, :, : self._rows])
+        logits: Tensor = self._decoder(rows, start - base, part, self._cross, steering)
+        return logits
+
+    def _plan_context(self) -> None:
+        """Begin to read the next context when one is asked for or due."""
+        window, end = self._window, self._base + self._window.frames
+        swap_at = self._column + window.priming_steps(window.forget)
+        if self._forget_waits and swap_at <= end and (self._priming is None or self._priming.swap_at == end):
+            self._priming = Priming(max(swap_at - window.forget, 0), swap_at)
+            self._forget_waits = False
+        elif self._priming is None and self._column == end - window.priming_steps(window.prime):
+            self._priming = Priming(end - window.prime, end)
+
+    def _prime(self) -> None:
+        """Read at most `chunk` more columns of the next context, and change to it at its column."""
+        priming = self._priming
+        if priming is None:
+            return
+        start = priming.base + priming.filled
+        end = min(start + self._window.chunk, self._column)
+        if end > start:
+            self._read(self._next_cache, priming.base, start, end)
+        if self._column < priming.swap_at:
+            self._priming = replace(priming, filled=end - priming.base)
+            return
+        self._cache, self._next_cache = self._next_cache, self._cache
+        self._base, self._priming = priming.base, None
+
+    def copy_state(self) -> StreamState:
+        """Copy everything that the next steps depend on."""
+        filled = 0 if self._priming is None else self._priming.filled
+        return StreamState(
+            column=self._column,
+            base=self._base,
+            priming=self._priming,
+            forget_waits=self._forget_waits,
+            columns=self._columns.copy(),
+            coefficients=self._coefficients.copy(),
+            was_steered=self._was_steered.copy(),
+            settings=self._settings,
+            cross=self._cross,
+            rows=self._rows,
+            cache=self._cache.kv[..., : self._column - self._base, :].clone(),
+            next_cache=self._next_cache.kv[..., :filled, :].clone(),
+        )
+
+    def restore_state(self, state: StreamState) -> None:
+        """Go on from a copied state; the copy stays usable."""
+        self._column, self._base, self._priming = state.column, state.base, state.priming
+        self._forget_waits = state.forget_waits
+        self._columns[:], self._coefficients[:] = state.columns, state.coefficients
+        self._was_steered[:] = state.was_steered
+        self._settings, self._cross, self._rows = state.settings, state.cross, state.rows
+        self._cache.kv[..., : state.cache.shape[-2], :] = state.cache
+        self._next_cache.kv[..., : state.next_cache.shape[-2], :] = state.next_cache
