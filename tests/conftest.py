@@ -1,5 +1,7 @@
 """One torch thread for the whole run, and the tiny checkpoint that most tests share."""
 
+import os
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,3 +32,15 @@ def tiny_model(tiny_path: Path) -> "MusicGen":
     from rfm_live.model.checkpoint import load_checkpoint
 
     return load_checkpoint(tiny_path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where RFM_LIVE_NO_SKIPS is set (CI), a skipped test is a failed one, unless it needs a GPU."""
+    report = yield
+    if report.skipped and os.environ.get("RFM_LIVE_NO_SKIPS") and item.get_closest_marker("gpu") is None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which is not allowed here: {report.longrepr}"
+    return report

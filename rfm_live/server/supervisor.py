@@ -1,0 +1,227 @@
+"""The performance: three processes, started, watched and ended together. Server process, asyncio.
+
+Used by `rfm-live play`. The engine is started first, because it takes the longest; surfaces open once it has told its
+concepts. A dead engine is started again with the board's state; a playout that dies likewise. The tape belongs to the
+performance, so neither takes the music's history along.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rfm_live.control.board import ControlBoard
+from rfm_live.control.table import ControlTable, Value
+from rfm_live.engine.tape import Tape
+from rfm_live.errors import StartError
+from rfm_live.server.children import Child, Message, engine_main, playout_main
+from rfm_live.server.hub import Hub
+from rfm_live.server.osc import OscServer
+from rfm_live.server.web import WebServer
+
+_log = logging.getLogger(__name__)
+_TAPE_SECONDS = 60.0
+_RESTARTS, _RESTART_WINDOW_SECONDS = 3, 30.0
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """What a performance starts with. Ports 0 take any free one; `buffer_ms` is the music written ahead of the ear."""
+
+    checkpoint: Path
+    bank: Path | None = None
+    prompt: str = ""
+    seed: int = 0
+    host: str = "127.0.0.1"
+    osc_port: int = 9000
+    reply_port: int | None = 9001
+    http_port: int = 9080
+    token: str | None = None
+    sink: str = "auto"
+    device: str | None = None
+    buffer_ms: float = 240.0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if not 60.0 <= self.buffer_ms <= 10_000.0:
+            raise StartError(f"buffer is {self.buffer_ms:g} ms, expected 60..10000")
+
+    def engine(self) -> dict[str, Any]:
+        """The options of `engine.worker`."""
+        return {
+            "checkpoint": str(self.checkpoint),
+            "bank": None if self.bank is None else str(self.bank),
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "buffer_ms": self.buffer_ms,
+            "threads": self.threads,
+        }
+
+
+@dataclass(frozen=True)
+class Started:
+    """What a performance found: the engine's and the playout's first words, and where the surfaces listen."""
+
+    engine: Mapping[str, Any]
+    playout: Mapping[str, Any]
+    osc_port: int
+    url: str
+    token: str | None
+    seconds: float
+
+
+class Performance:
+    """Plays until `stop` is called. `started` is told once, `warned` of everything that goes wrong later."""
+
+    def __init__(self, options: PlayOptions, started: Callable[[Started], None], warned: Callable[[str], None]) -> None:
+        self._options = options
+        self._started = started
+        self._warned = warned
+        self._began = time.monotonic()
+        self._stopping = asyncio.Event()
+        self._failure: StartError | None = None
+        self._engine_ready: asyncio.Future[Message] | None = None
+        self._playout_ready: asyncio.Future[Message] | None = None
+        self._engine: Child | None = None
+        self._playout: Child | None = None
+        self._hub: Hub | None = None
+        self._crashes: list[float] = []
+
+    def stop(self) -> None:
+        """End the performance; safe to call from a signal handler of the loop, and more than once."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Play. Raises StartError when it cannot begin or cannot go on."""
+        loop = asyncio.get_running_loop()
+        self._engine_ready, self._playout_ready = loop.create_future(), loop.create_future()
+        tape = Tape.create(_TAPE_SECONDS)
+        try:
+            self._start_engine(tape)
+            self._start_playout(tape)
+            surfaces = await self._open_surfaces(tape)
+            try:
+                await self._stopping.wait()
+            finally:
+                await asyncio.gather(*(surface.stop() for surface in surfaces))
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            self._stopping.set()
+            children = [child for child in (self._engine, self._playout) if child is not None]
+            await asyncio.gather(*(asyncio.to_thread(child.stop) for child in children))
+            tape.close()
+            tape.unlink()
+
+    def _start_engine(self, tape: Tape) -> None:
+        self._engine = Child("engine", engine_main, tape.name, self._options.engine(), self._heard_engine(tape))
+
+    def _start_playout(self, tape: Tape) -> None:
+        buffer = round(self._options.buffer_ms / 1000 * tape.sample_rate)
+        options = {
+            "sink": self._options.sink,
+            "device": self._options.device,
+            "start_samples": min(3200, buffer // 2),
+        }
+        self._playout = Child("playout", playout_main, tape.name, options, self._heard_playout(tape))
+
+    async def _open_surfaces(self, tape: Tape) -> list[OscServer | WebServer]:
+        options = self._options
+        ready = await self._first(self._engine_ready)
+        if ready is None:
+            return []
+        periods = zip(ready["concepts"], ready["periods"], strict=True)
+        defaults: dict[str, Value] = {f"/concept/{name}/period": period for name, period in periods}
+        defaults |= {"/prompt": options.prompt, "/seed": options.seed, **ready["defaults"]}
+        board = ControlBoard(ControlTable(ready["concepts"], ready["gates"], defaults))
+        hub = Hub(board, self._send_to_engine, tape, tape.sample_rate)
+        web = WebServer(hub, options.host, options.http_port, options.token, tape)
+        osc = OscServer(hub, options.host, options.osc_port, options.reply_port, token=web.token)
+        opened: list[OscServer | WebServer] = []
+        try:
+            for surface in (osc, web):
+                await surface.start()
+                opened.append(surface)
+            self._hub = hub
+            playout = await self._first(self._playout_ready)
+        except BaseException:
+            await asyncio.gather(*(surface.stop() for surface in opened))
+            raise
+        if playout is not None:
+            seconds = time.monotonic() - self._began
+            self._started(Started(ready, playout, osc.port, web.url, web.token, seconds))
+        return opened
+
+    async def _first(self, ready: "asyncio.Future[Message] | None") -> Message | None:
+        """The first word of a child; None when the performance is stopped before."""
+        assert ready is not None
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((ready, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        return ready.result() if ready.done() else None
+
+    def _send_to_engine(self, address: str, value: object) -> None:
+        if self._engine is not None:
+            self._engine.send({"op": "set", "address": address, "value": value})
+
+    def _heard_engine(self, tape: Tape) -> Callable[[Message | None], None]:
+        def heard(message: Message | None) -> None:
+            assert self._engine_ready is not None
+            if message is None:
+                self._engine_ended(tape)
+            elif message.get("op") == "status":
+                if self._hub is not None:
+                    self._hub.engine_status(message)
+            elif message.get("op") == "ready":
+                if not self._engine_ready.done():
+                    self._engine_ready.set_result(message)
+                elif self._hub is not None:
+                    self._hub.replay()
+            elif message.get("op") == "error":
+                self._complain(self._engine_ready, str(message.get("text")))
+
+        return heard
+
+    def _heard_playout(self, tape: Tape) -> Callable[[Message | None], None]:
+        def heard(message: Message | None) -> None:
+            assert self._playout_ready is not None
+            if message is None:
+                if not self._stopping.is_set() and self._may_restart("the playout"):
+                    self._start_playout(tape)
+            elif message.get("op") == "ready":
+                if not self._playout_ready.done():
+                    self._playout_ready.set_result(message)
+            elif message.get("op") == "error":
+                self._warned(str(message.get("text")))
+
+        return heard
+
+    def _complain(self, ready: "asyncio.Future[Message]", text: str) -> None:
+        """An error before the first "ready" ends the start; later ones are only told."""
+        if ready.done():
+            self._warned(text)
+        else:
+            ready.set_exception(StartError(text))
+
+    def _engine_ended(self, tape: Tape) -> None:
+        assert self._engine_ready is not None
+        if self._stopping.is_set():
+            return
+        if not self._engine_ready.done():
+            self._engine_ready.set_exception(StartError("the engine ended before it was ready"))
+        elif not self._engine_ready.exception() and self._may_restart("the engine"):
+            self._start_engine(tape)
+
+    def _may_restart(self, what: str) -> bool:
+        """Tell that a child has died; give up after the fourth time within half a minute."""
+        now = time.monotonic()
+        self._crashes = [at for at in self._crashes if now - at < _RESTART_WINDOW_SECONDS] + [now]
+        if len(self._crashes) <= _RESTARTS:
+            self._warned(f"{what} has stopped by itself and is started again")
+            return True
+        self._failure = StartError(f"{what} has stopped by itself {_RESTARTS + 1} times in half a minute")
+        self._stopping.set()
+        return False
