@@ -123,8 +123,10 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         symbols = config.vocab + 1  # the codes and the pad token
-        table = torch.empty(config.codebooks * symbols, config.width)  # given, for drawing it would import half of torch
-        self.embedding = nn.Embedding(*table.shape, _weight=table)
+        table = torch.empty(
+            config.codebooks * symbols, config.width
+        )  # given, for drawing it would import half of torch
+        self.embedding = nn.Embedding(table.shape[0], table.shape[1], _weight=table)
         self.text_projection = nn.Linear(config.text_width, config.width) if config.projects_text else None
         self._blocks = [Block(config) for _ in range(config.layers)]
         self.blocks = nn.ModuleList(self._blocks)

@@ -23,6 +23,7 @@ class TextEncoder:
     def __init__(self, path: Path, section: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
         from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoTokenizer, T5Config, T5EncoderModel
+        from transformers.utils import logging
 
         # Without these transformers would quietly make a tokenizer that knows no words.
         if not any((path / name).is_file() for name in ("tokenizer.json", "spiece.model")):
@@ -33,7 +34,12 @@ class TextEncoder:
         except (StrictDataclassError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: text_encoder: {_one_line(error)}") from error
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            verbosity = logging.get_verbosity()
+            logging.set_verbosity_error()  # it warns that MusicGen's pad token is outside the decoder's vocabulary
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            finally:
+                logging.set_verbosity(verbosity)
         except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
             raise CheckpointError(f"{path}: tokenizer cannot be read: {_one_line(error)}") from error
         # The token table is stored under either of its two names, or both.
