@@ -1,0 +1,5 @@
+"""`python -m rfm_live`: the command line."""
+
+from rfm_live.cli import main
+
+main()

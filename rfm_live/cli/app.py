@@ -1,0 +1,104 @@
+"""The commands of `rfm-live` and their options."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rfm_live import __version__
+from rfm_live.cli.console import console, one_line_errors
+from rfm_live.places import EMBEDDED
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help=__doc__)
+
+Checkpoint = Annotated[str, typer.Option(help='folder of a MusicGen checkpoint (transformers layout), or "embedded"')]
+Bank = Annotated[str | None, typer.Option(help='concept bank (.safetensors), or "none"; default: the one that ships')]
+Seed = Annotated[int, typer.Option(help="names the music: same seed and knobs, same samples", min=0)]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
+    """Play a music model live: endless MusicGen, steered by concept knobs."""
+
+
+@app.command()
+def play(
+    prompt: Annotated[
+        str | None, typer.Argument(help="what to play, in English; default: the checkpoint's own")
+    ] = None,
+    checkpoint: Checkpoint = EMBEDDED,
+    bank: Bank = None,
+    seed: Seed = 0,
+    sink: Annotated[str, typer.Option(help="auto, soundcard, jack, null or wav:PATH")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="sound card by name or number (see `devices`), or JACK ports")
+    ] = None,
+    host: Annotated[str, typer.Option(help="address to listen on; other than loopback needs a token")] = "127.0.0.1",
+    osc_port: Annotated[int, typer.Option(help="UDP port for OSC", min=0, max=65535)] = 9000,
+    reply_port: Annotated[
+        int, typer.Option(help="UDP port that OSC answers go to as well; 0: none", min=0, max=65535)
+    ] = 9001,
+    port: Annotated[int, typer.Option(help="port of the page and the WebSocket", min=0, max=65535)] = 9080,
+    token: Annotated[str | None, typer.Option(help="token that remote clients must bring; default: drawn")] = None,
+    buffer: Annotated[float, typer.Option(help="milliseconds of music written ahead of the ear, 60..10000")] = 240.0,
+) -> None:
+    """Play without end; steer over OSC or in the browser. Ctrl-C ends it."""
+    from rfm_live.cli.play import run_play
+
+    with one_line_errors():
+        run_play(prompt, checkpoint, bank, seed, sink, device, host, osc_port, reply_port or None, port, token, buffer)
+
+
+@app.command()
+def render(
+    prompt: Annotated[str, typer.Argument(help="what to play, in English; empty for no prompt")],
+    seconds: Annotated[float, typer.Option(help="length of the file")] = 30.0,
+    seed: Seed = 0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="NAME=VALUE or NAME=VALUE@SECONDS; a concept, or an address; repeatable"),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="sound file to write: .wav or .flac")] = Path(
+        "out.wav"
+    ),
+    checkpoint: Checkpoint = EMBEDDED,
+    bank: Bank = None,
+) -> None:
+    """Render a piece into a file: the same engine without clock or devices."""
+    from rfm_live.cli.render import run_render
+
+    with one_line_errors():
+        run_render(prompt, seconds, seed, set_ or [], output, checkpoint, bank)
+
+
+@app.command()
+def devices() -> None:
+    """List the sound outputs of this machine."""
+    from rfm_live.cli.devices import run_devices
+
+    with one_line_errors():
+        run_devices()
+
+
+@app.command()
+def doctor(checkpoint: Checkpoint = EMBEDDED, bank: Bank = None) -> None:
+    """Look at this machine and measure whether it can play the checkpoint in real time."""
+    from rfm_live.cli.doctor import run_doctor
+
+    with one_line_errors():
+        run_doctor(checkpoint, bank)
+
+
+def main() -> None:
+    """Entry point of the script."""
+    app()

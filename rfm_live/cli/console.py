@@ -1,0 +1,25 @@
+"""What the commands print to, and how they end. Used by every command."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from rfm_live.errors import RfmError
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn our own errors into one line and exit code 2, Ctrl-C into exit code 130."""
+    try:
+        yield
+    except RfmError as error:
+        errors.print(f"[red]rfm-live:[/red] {error}", soft_wrap=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        errors.print("rfm-live: stopped")
+        raise typer.Exit(130) from None

@@ -1,0 +1,78 @@
+"""`rfm-live play`: starts a performance and tells in a few lines what it found."""
+
+import asyncio
+import logging
+import signal
+
+from rfm_live.cli.console import console, errors
+from rfm_live.embedded import DEFAULT_PROMPT
+from rfm_live.places import EMBEDDED, bank_file, checkpoint_folder
+from rfm_live.server.supervisor import Performance, PlayOptions, Started
+
+
+def run_play(
+    prompt: str | None,
+    checkpoint: str,
+    bank: str | None,
+    seed: int,
+    sink: str,
+    device: str | None,
+    host: str,
+    osc_port: int,
+    reply_port: int | None,
+    http_port: int,
+    token: str | None,
+    buffer_ms: float,
+) -> None:
+    """Play until Ctrl-C or SIGTERM. Raises StartError when it cannot begin."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    own_prompt = DEFAULT_PROMPT if checkpoint == EMBEDDED else ""
+    options = PlayOptions(
+        checkpoint=checkpoint_folder(checkpoint),
+        bank=bank_file(bank, checkpoint),
+        prompt=own_prompt if prompt is None else prompt,
+        seed=seed,
+        host=host,
+        osc_port=osc_port,
+        reply_port=reply_port,
+        http_port=http_port,
+        token=token,
+        sink=sink,
+        device=device,
+        buffer_ms=buffer_ms,
+    )
+    console.print(f"rfm_live: loading {checkpoint} ...")
+    asyncio.run(_perform(options, checkpoint))
+    console.print("rfm_live: ended")
+
+
+async def _perform(options: PlayOptions, name: str) -> None:
+    performance = Performance(
+        options, lambda started: _announce(options, name, started), lambda text: errors.print(f"[yellow]{text}[/yellow]")
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, performance.stop)
+        except NotImplementedError:  # Windows: its event loop has no signal handlers
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(performance.stop))
+    await performance.run()
+
+
+def _announce(options: PlayOptions, name: str, started: Started) -> None:
+    engine, playout = started.engine, started.playout
+    concepts = engine["concepts"]
+    factor = f"{engine['real_time_factor']:.1f}x real time"
+    console.print(
+        f"  model    {name} on {engine['device']}, {factor}, {len(concepts)} concepts"
+    )
+    console.print(f"  prompt   {options.prompt or '(none)'}, seed {options.seed}")
+    console.print(f"  sound    {playout['device']} ({playout['rate']} Hz), buffer {options.buffer_ms:.0f} ms")
+    console.print(f"  osc      udp {options.host}:{started.osc_port}")
+    console.print(f"  page     [bold]{started.url}[/bold]")
+    if started.token:
+        console.print(f"  token    {started.token} (OSC clients send /token first)")
+    console.print(f"Playing after {started.seconds:.1f} s; Ctrl-C ends. Open the page, or send OSC:")
+    if concepts and not started.token:
+        knob = "note_c" if "note_c" in concepts else concepts[0]
+        console.print(f"  oscsend localhost {started.osc_port} /concept/{knob}/eta f 1.0")

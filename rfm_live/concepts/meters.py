@@ -1,0 +1,78 @@
+"""External meters of rendered audio, built on librosa; they never see the probes that steering was learned from.
+
+Used by the recipe, by concept learning and by the tests. librosa comes with the `train` and `test` extras.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+FRAME_SAMPLES = 640
+SAMPLE_RATE_HZ = 32_000
+SILENCE_DB = -50.0
+
+Samples = npt.NDArray[np.float32]
+
+
+def frame_levels_db(samples: Samples) -> npt.NDArray[np.float64]:
+    """Root mean square of every 20 ms frame in dB below full scale, [T]; digital silence is -200."""
+    frames = samples[: len(samples) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES).astype(np.float64)
+    power: npt.NDArray[np.float64] = np.maximum(np.square(frames).mean(axis=1), 1e-20)
+    return np.asarray(10.0 * np.log10(power))
+
+
+def chroma(samples: Samples) -> npt.NDArray[np.float32]:
+    """Constant-Q chroma [12, T] of 32 kHz samples, one column per 20 ms frame, C first; six octaves from C2, tuned to
+    440 Hz.
+    """
+    import librosa
+
+    frames = len(samples) // FRAME_SAMPLES
+    columns = librosa.feature.chroma_cqt(
+        y=samples,
+        sr=SAMPLE_RATE_HZ,
+        hop_length=FRAME_SAMPLES,
+        fmin=librosa.note_to_hz("C2"),
+        n_octaves=6,
+        norm=None,
+        tuning=0.0,
+    )
+    return np.asarray(columns[:, :frames], np.float32)
+
+
+def strongest_pitch_class(samples: Samples) -> npt.NDArray[np.int64]:
+    """Strongest pitch class (0 is C) of every 20 ms frame, [T]; -1 where the frame is quieter than -50 dB."""
+    columns = chroma(samples)
+    levels = frame_levels_db(samples)[: columns.shape[1]]
+    return np.where(levels > SILENCE_DB, columns.argmax(axis=0), -1)
+
+
+def pitch_survival(original: Samples, coded: Samples) -> float:
+    """Share of the original's voiced frames whose strongest pitch class is the same after coding, 0..1."""
+    before, after = strongest_pitch_class(original), strongest_pitch_class(coded)
+    voiced = before >= 0
+    return float((before[voiced] == after[voiced]).mean()) if voiced.any() else float("nan")
+
+
+def dominance(samples: Samples, pitch_class: int) -> float:
+    """Share of all 20 ms frames in which `pitch_class` is the strongest, 0..1."""
+    return float((strongest_pitch_class(samples) == pitch_class).mean())
+
+
+def longest_silence_seconds(samples: Samples) -> float:
+    """Longest run of frames quieter than -50 dB, in seconds."""
+    quiet = np.concatenate(([0], (frame_levels_db(samples) <= SILENCE_DB).astype(np.int64), [0]))
+    edges = np.flatnonzero(np.diff(quiet))
+    runs = edges[1::2] - edges[::2]
+    return float(runs.max(initial=0) * FRAME_SAMPLES / SAMPLE_RATE_HZ)
+
+
+def tonal_clarity(samples: Samples) -> float:
+    """Mean share of the strongest pitch class in the chroma of voiced frames: 1/12 for noise, 1 for one pure pitch
+    class.
+    """
+    columns = chroma(samples)
+    voiced = frame_levels_db(samples)[: columns.shape[1]] > SILENCE_DB
+    kept = columns[:, voiced]
+    return float((kept.max(axis=0) / np.maximum(kept.sum(axis=0), 1e-9)).mean()) if voiced.any() else 0.0

@@ -1,0 +1,48 @@
+"""The embedded checkpoint's model card, written from `training.json` and `meters.json`. Used by the recipe only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+_TEXT = """# The embedded checkpoint of rfm_live
+
+A MusicGen checkpoint in the transformers layout (fp16), trained from nothing by `python -m rfm_live.embedded.train`.
+sha256 of the weights: `{sha256}`
+
+- **Codec**: causal EnCodec, 32 kHz mono, 50 frames per second, 4 codebooks of 512 entries (1.8 kbit/s), {filters}
+  filters. {codec_steps} steps in {codec_trained_minutes} minutes on one CPU core (multi-resolution spectral, waveform
+  and training-only pitch losses; no adversary).
+- **Decoder**: {layers} blocks of width {width}, {decoder_parameters} parameters; text encoder: T5 with 2 blocks of
+  width 128 and its own tokenizer. {decoder_steps} steps in {decoder_trained_minutes} minutes on one CPU core;
+  contexts up to 1024 frames.
+- **Data**: {pieces} pieces of 30 s (seed {seed}) by our own composer (`rfm_live.embedded.composer`), rendered by
+  FluidSynth with the FluidR3 Mono soundfont (MIT), reverb and chorus off. Six instruments, bass and drums; the tonic
+  is uniform over the 12 pitch classes and never in the caption.
+- **Held-out loss** per codebook: {held_out_loss_nats} nats (uniform guess: 6.24).
+- **Licence**: Apache-2.0. No weights of anyone else were used.
+
+## Meters
+
+Printed by `python -m rfm_live.embedded.evaluate`; triples are mean and bootstrapped 95 % interval.
+
+{meters}
+"""
+
+
+def write_card(checkpoint: Path) -> None:
+    """Write `MODEL_CARD.md` into the checkpoint's folder, from what training and evaluation have left there."""
+    training = json.loads((checkpoint / "training.json").read_text())
+    meters = json.loads((checkpoint / "meters.json").read_text())
+    rows = [f"### {name}\n\n{_table(values)}" for name, values in meters.items() if isinstance(values, dict)]
+    text = _TEXT.format(**training, sha256=meters["sha256"], meters="\n\n".join(rows))
+    (checkpoint / "MODEL_CARD.md").write_text(text)
+
+
+def _table(values: dict[str, object]) -> str:
+    lines = [f"| {name} | {_shown(value)} |" for name, value in values.items()]
+    return "\n".join(["| meter | value |", "| --- | --- |", *lines])
+
+
+def _shown(value: object) -> str:
+    return ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)

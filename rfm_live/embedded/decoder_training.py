@@ -1,0 +1,254 @@
+"""Training of the embedded decoder and text encoder on the codec's codes. Used by the recipe only.
+
+The network is transformers' `MusicgenForConditionalGeneration`, so the result is a true checkpoint by construction.
+Every example is a window of a piece behind a BOS column and in the delay pattern, exactly as in generation. Captions
+are dropped for `CAPTION_DROP` of the examples by setting their text states to zero, as guidance and prompt-free play
+need.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    GenerationConfig,
+    MusicgenConfig,
+    MusicgenDecoderConfig,
+    MusicgenForConditionalGeneration,
+    T5Tokenizer,
+)
+
+from rfm_live.embedded.codec_training import CODEBOOKS, ENTRIES, codec_config, move_state
+from rfm_live.embedded.text_parts import text_config
+
+CAPTION_DROP = 0.15
+PAD = ENTRIES
+WINDOW_FRAMES = 1024
+"""Longest window that the training has seen; written to generation_config.max_length, which the engine reads."""
+EMBEDDING_STD = 0.5
+"""The sum of four embeddings begins as large as the positions added to it; at transformers' 0.02 the positions drown it,
+and the first codebook's loss stood at 5.3 nats after 600 steps instead of 3.5 after 300."""
+CODEBOOK_WEIGHT = (1.5, 1.0, 0.8, 0.7)
+SHAPES = ((4, 128), (2, 256), (1, 512), (1, WINDOW_FRAMES))
+EARLY, LATE = (0.6, 0.25, 0.15, 0.0), (0.3, 0.25, 0.2, 0.25)
+"""Shares of the shapes (rows, frames) of a step, before and after 60 % of the training time."""
+
+
+def musicgen_config(vocabulary: int, layers: int, width: int, filters: int) -> MusicgenConfig:
+    """The whole checkpoint's configuration; head width is 64 as in every MusicGen."""
+    decoder = MusicgenDecoderConfig(
+        vocab_size=ENTRIES,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        ffn_dim=4 * width,
+        num_codebooks=CODEBOOKS,
+        max_position_embeddings=2048,
+        dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        layerdrop=0.0,
+        pad_token_id=PAD,
+        bos_token_id=PAD,
+        eos_token_id=None,
+    )
+    text, audio = text_config(vocabulary), codec_config(filters)
+    return MusicgenConfig(text_encoder=text.to_dict(), audio_encoder=audio.to_dict(), decoder=decoder.to_dict())
+
+
+def delayed_columns(codes: Tensor) -> Tensor:
+    """`codes` [B, K, T] -> columns [B, K, T + 1]: BOS, then column s with frame s - 1 - k of codebook k, PAD before the
+    start.
+    """
+    rows, _, frames = codes.shape
+    columns = codes.new_full((rows, CODEBOOKS, frames + 1), PAD)
+    for k in range(CODEBOOKS):
+        columns[:, k, 1 + k :] = codes[:, k, : frames - k]
+    return columns
+
+
+@dataclass
+class DecoderTrainer:
+    """Model, its running average (what is exported) and optimiser; `save` and `load` make the training resumable."""
+
+    model: MusicgenForConditionalGeneration
+    tokenizer: T5Tokenizer
+    average: dict[str, Tensor]
+    optimiser: torch.optim.AdamW
+    step: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def create(cls, tokenizer: T5Tokenizer, seed: int, layers: int, width: int, filters: int) -> DecoderTrainer:
+        """A fresh decoder and text encoder; `seed` fixes their weights."""
+        torch.manual_seed(seed)
+        model = MusicgenForConditionalGeneration(musicgen_config(len(tokenizer), layers, width, filters))
+        model.train()
+        for table in model.decoder.model.decoder.embed_tokens:
+            torch.nn.init.normal_(table.weight, std=EMBEDDING_STD)
+        named = {n: p for n, p in model.named_parameters() if not n.startswith("audio_encoder.")}
+        matrices = [p for p in named.values() if p.ndim >= 2]
+        vectors = [p for p in named.values() if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+        optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95))
+        return cls(model, tokenizer, {n: p.detach().clone() for n, p in named.items()}, optimiser)
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next run needs, atomically."""
+        weights = {n: v for n, v in self.model.state_dict().items() if not n.startswith("audio_encoder.")}
+        state = {
+            "model": weights,
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        torch.save(state, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    def load(self, path: Path) -> None:
+        """Continue from what `save` wrote."""
+        state = torch.load(path, weights_only=True)
+        self.model.load_state_dict(state["model"], strict=False)
+        self.average = state["average"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def to(self, device: torch.device) -> None:
+        """Move everything to `device`."""
+        self.model.to(device)
+        self.average = {name: value.to(device) for name, value in self.average.items()}
+        move_state(self.optimiser, device)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in place of the trained ones, while the context lasts."""
+        parameters = {name: value for name, value in self.model.named_parameters() if name in self.average}
+        kept = {name: value.detach().clone() for name, value in parameters.items()}
+        try:
+            with torch.no_grad():
+                for name, value in parameters.items():
+                    value.copy_(self.average[name])
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in parameters.items():
+                    value.copy_(kept[name])
+
+    def logits(self, columns: Tensor, captions: Sequence[str]) -> Tensor:
+        """Logits [B, T, K, V] for input `columns` [B, K, T]; an empty caption gives zero text states."""
+        tokens = self.tokenizer(list(captions), padding=True, return_tensors="pt").to(columns.device)
+        states = self.model.text_encoder(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+        ).last_hidden_state
+        kept = torch.tensor([bool(text) for text in captions], device=columns.device)
+        mask = tokens.attention_mask * kept[:, None]
+        states = self.model.enc_to_dec_proj(states) * mask[..., None]
+        visible = torch.where(kept[:, None], tokens.attention_mask, torch.ones_like(tokens.attention_mask))
+        rows, codebooks, frames = columns.shape
+        output = self.model.decoder(
+            input_ids=columns.reshape(rows * codebooks, frames),
+            encoder_hidden_states=states,
+            encoder_attention_mask=visible,
+            use_cache=False,
+        )
+        shaped: Tensor = output.logits.reshape(rows, codebooks, frames, -1).transpose(1, 2)
+        return shaped
+
+
+def codebook_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean next-token cross-entropy in nats per codebook [K]; `logits` [B, T, K, V], `targets` [B, K, T], PAD is
+    ignored.
+    """
+    return torch.stack(
+        [
+            F.cross_entropy(logits[:, :, k].flatten(0, 1), targets[:, k].flatten(), ignore_index=PAD)
+            for k in range(CODEBOOKS)
+        ]
+    )
+
+
+def draw_windows(
+    codes: np.ndarray, captions: Sequence[str], rng: np.random.Generator, rows: int, frames: int
+) -> tuple[Tensor, list[str]]:
+    """`rows` windows of `frames` frames (codes int64 [rows, K, frames]) and their captions, some dropped."""
+    windows, texts = [], []
+    for _ in range(rows):
+        piece = int(rng.integers(len(codes)))
+        start = 0 if rng.random() < 0.1 else int(rng.integers(codes.shape[2] - frames))
+        windows.append(codes[piece, :, start : start + frames].astype(np.int64))
+        text = captions[piece].capitalize() if rng.random() < 0.3 else captions[piece]
+        texts.append("" if rng.random() < CAPTION_DROP else text)
+    return torch.from_numpy(np.stack(windows)), texts
+
+
+def train_decoder(
+    trainer: DecoderTrainer,
+    codes: np.ndarray,
+    captions: Sequence[str],
+    minutes: float,
+    path: Path,
+    *,
+    total_minutes: float,
+    seed: int,
+    report: Callable[[int, list[float]], None],
+) -> None:
+    """Train for `minutes` of wall time on `codes` [N, K, T], saving to `path` every minute; the rate falls with the
+    share of `total_minutes`.
+    """
+    device = next(trainer.model.parameters()).device
+    weight = torch.tensor(CODEBOOK_WEIGHT, device=device) / sum(CODEBOOK_WEIGHT)
+    parameters = {n: p for n, p in trainer.model.named_parameters() if n in trainer.average}
+    running = np.zeros(CODEBOOKS)
+    began = saved = last = time.monotonic()
+    while time.monotonic() - began < minutes * 60:
+        share = min(1.0, trainer.seconds / (total_minutes * 60))
+        rate = 1e-3 * min(1.0, (trainer.step + 1) / 200) * min(1.0, 0.02 + (1 - share) / 0.5)
+        for group in trainer.optimiser.param_groups:
+            group["lr"] = rate
+        rng = np.random.default_rng([seed, 11, trainer.step])
+        rows, frames = SHAPES[int(rng.choice(len(SHAPES), p=EARLY if share < 0.6 else LATE))]
+        window, texts = draw_windows(codes, captions, rng, rows, frames)
+        columns = delayed_columns(window.to(device))
+        losses = codebook_losses(trainer.logits(columns[..., :-1], texts), columns[..., 1:])
+        trainer.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward((losses * weight).sum())
+        torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        trainer.optimiser.step()
+        trainer.step += 1
+        decay = min(0.999, trainer.step / (trainer.step + 50))
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(trainer.average.values()), [parameters[n].detach() for n in trainer.average], 1 - decay
+            )
+        running = 0.98 * running + 0.02 * losses.detach().cpu().numpy()
+        trainer.seconds += time.monotonic() - last
+        last = time.monotonic()
+        if trainer.step % 50 == 0:
+            report(trainer.step, [float(v) for v in running])
+        if last - saved > 60:
+            trainer.save(path)
+            saved = last
+    trainer.save(path)
+
+
+def generation_config() -> GenerationConfig:
+    """Defaults of play: unguided sampling, one window of `WINDOW_FRAMES` frames."""
+    return GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=100,
+        guidance_scale=1.0,
+        max_length=WINDOW_FRAMES,
+        decoder_start_token_id=PAD,
+        pad_token_id=PAD,
+        bos_token_id=PAD,
+    )

@@ -1,0 +1,213 @@
+"""The recipe of the embedded checkpoint: `python -m rfm_live.embedded.train`. Resumable; the same seed gives the same
+data.
+
+Stages, each of which goes on where an earlier run stopped: render the corpus, train the codec, encode the corpus, train
+the decoder and text encoder, write the checkpoint. Needs the `train` extra, FluidSynth and the FluidR3 Mono soundfont.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from rfm_live.embedded import CHECKPOINT
+from rfm_live.embedded.codec_training import CODEBOOKS, CodecTrainer, train_codec
+from rfm_live.embedded.corpus import PIECE_FRAMES, Corpus, render_corpus
+from rfm_live.embedded.decoder_training import DecoderTrainer, codebook_losses, delayed_columns, train_decoder
+from rfm_live.embedded.export import write_checkpoint
+from rfm_live.embedded.text_parts import build_tokenizer
+from rfm_live.errors import RfmError
+
+TOKENIZER_CAPTIONS = 300
+"""The tokenizer is learned on the first captions only, so that a corpus that grows keeps its vocabulary."""
+TRAINING_FILE = "training.json"
+_console = Console()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that shapes the result; written to `recipe.json` beside the run and into the model card."""
+
+    pieces: int = 1000
+    held_out: int = 40
+    seed: int = 0
+    filters: int = 12
+    layers: int = 4
+    width: int = 256
+    codec_minutes: float = 42.0
+    decoder_minutes: float = 75.0
+
+
+class Run:
+    """One run of the recipe in `folder`, for at most `minutes` of training."""
+
+    def __init__(self, folder: Path, recipe: Recipe, minutes: float, device: str) -> None:
+        self.folder, self.recipe, self.device = folder, recipe, torch.device(device)
+        self.left = minutes
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2))
+
+    def corpus(self, split: str, count: int) -> Corpus:
+        """Rendered pieces of one split."""
+        with _bar() as bar:
+            task = bar.add_task(f"render {split}", total=count)
+            return render_corpus(
+                self.folder, split, count, self.recipe.seed, lambda done, total: bar.update(task, completed=done)
+            )
+
+    def codec(self, corpus: Corpus) -> CodecTrainer:
+        """The codec, trained for what is left of its minutes; frozen once the corpus is encoded."""
+        trainer, path = CodecTrainer.create(self.recipe.seed, self.recipe.filters), self.folder / "codec.pt"
+        if path.exists():
+            trainer.load(path)
+        trainer.to(self.device)
+        minutes = self._minutes(self.recipe.codec_minutes, trainer.seconds)
+        if not (self.folder / "train.codes.npy").exists() and minutes > 0:
+            with _bar() as bar:
+                task = bar.add_task("codec", total=None)
+
+                def report(step: int, losses: dict[str, float]) -> None:
+                    text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+                    bar.update(task, description=f"codec step {step}: {text}")
+
+                train_codec(
+                    trainer,
+                    corpus.samples,
+                    minutes,
+                    path,
+                    total_minutes=self.recipe.codec_minutes,
+                    seed=self.recipe.seed,
+                    report=report,
+                )
+        return trainer
+
+    def codes(self, trainer: CodecTrainer, corpus: Corpus, split: str) -> np.ndarray:
+        """Codes int16 [N, K, T] of the corpus, kept on disk; pieces rendered since are added."""
+        path, length = self.folder / f"{split}.codes.npy", len(corpus.captions)
+        known = np.load(path) if path.exists() else np.empty((0, CODEBOOKS, PIECE_FRAMES), np.int16)
+        rows = [known[:length]]
+        with _bar() as bar, torch.no_grad():
+            task = bar.add_task(f"encode {split}", total=length, completed=min(len(known), length))
+            for index in range(len(known), length):
+                rows.append(trainer.encode(corpus.samples[index])[None])
+                bar.update(task, advance=1)
+        codes = np.concatenate(rows)
+        if len(codes) > len(known):
+            np.save(path, codes)
+        return codes
+
+    def decoder(self, corpus: Corpus, codes: np.ndarray) -> DecoderTrainer:
+        """The decoder and text encoder, trained for what is left of their minutes and of this run's."""
+        recipe, path = self.recipe, self.folder / "decoder.pt"
+        tokenizer = build_tokenizer(corpus.captions[:TOKENIZER_CAPTIONS])
+        trainer = DecoderTrainer.create(tokenizer, recipe.seed, recipe.layers, recipe.width, recipe.filters)
+        if path.exists():
+            trainer.load(path)
+        trainer.to(self.device)
+        minutes = self._minutes(recipe.decoder_minutes, trainer.seconds)
+        if minutes > 0:
+            with _bar() as bar:
+                task = bar.add_task("decoder", total=None)
+
+                def report(step: int, losses: list[float]) -> None:
+                    text = "/".join(f"{value:.2f}" for value in losses)
+                    bar.update(task, description=f"decoder step {step}: {text} nats")
+
+                train_decoder(
+                    trainer,
+                    codes,
+                    corpus.captions,
+                    minutes,
+                    path,
+                    total_minutes=recipe.decoder_minutes,
+                    seed=recipe.seed,
+                    report=report,
+                )
+        return trainer
+
+    def _minutes(self, planned: float, seconds: float) -> float:
+        """Minutes that this run may still train a part that is planned for `planned` and has had `seconds`."""
+        minutes = max(0.0, min(self.left, planned - seconds / 60))
+        self.left -= minutes
+        return minutes
+
+
+def validate(trainer: DecoderTrainer, codes: np.ndarray, captions: list[str], frames: int = 512) -> list[float]:
+    """Loss in nats per codebook of the averaged weights on one window of every held-out piece, with its caption."""
+    totals = np.zeros(CODEBOOKS)
+    with trainer.averaged(), torch.no_grad():
+        for index, caption in enumerate(captions):
+            columns = delayed_columns(torch.from_numpy(codes[index : index + 1, :, :frames].astype(np.int64)))
+            columns = columns.to(next(trainer.model.parameters()).device)
+            totals += codebook_losses(trainer.logits(columns[..., :-1], [caption]), columns[..., 1:]).cpu().numpy()
+    return [float(value) for value in totals / len(captions)]
+
+
+def told(recipe: Recipe, codec: CodecTrainer, decoder: DecoderTrainer, losses: list[float]) -> dict[str, object]:
+    """What the model card says of the training, in plain values."""
+    return {
+        **asdict(recipe),
+        "codec_steps": codec.step,
+        "codec_trained_minutes": round(codec.seconds / 60, 1),
+        "decoder_steps": decoder.step,
+        "decoder_trained_minutes": round(decoder.seconds / 60, 1),
+        "decoder_parameters": sum(value.numel() for value in decoder.model.decoder.parameters()),
+        "held_out_loss_nats": [round(value, 4) for value in losses],
+    }
+
+
+def _bar() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=_console)
+
+
+def train(
+    minutes: Annotated[float, typer.Option(help="training time of this run, in minutes; run again to go on")] = 1e9,
+    folder: Annotated[Path, typer.Option(help="where the run keeps its data and state")] = Path("runs/embedded"),
+    target: Annotated[Path, typer.Option(help="where the checkpoint is written")] = CHECKPOINT,
+    pieces: Annotated[int, typer.Option(help="pieces of 30 s to render for training")] = Recipe.pieces,
+    seed: Annotated[int, typer.Option(help="names the data and the first weights")] = Recipe.seed,
+    filters: Annotated[int, typer.Option(help="filters of the codec's outermost layer")] = Recipe.filters,
+    layers: Annotated[int, typer.Option(help="blocks of the decoder")] = Recipe.layers,
+    width: Annotated[int, typer.Option(help="width of the decoder, a multiple of 64")] = Recipe.width,
+    codec_minutes: Annotated[
+        float, typer.Option(help="training time of the codec over all runs")
+    ] = Recipe.codec_minutes,
+    decoder_minutes: Annotated[
+        float, typer.Option(help="training time of the decoder over all runs")
+    ] = Recipe.decoder_minutes,
+    device: Annotated[str, typer.Option(help="torch device: cpu or cuda")] = "cpu",
+) -> None:
+    """Train the embedded checkpoint from nothing, or go on where the last run stopped, and write it."""
+    torch.set_num_threads(1)
+    recipe = Recipe(pieces, Recipe.held_out, seed, filters, layers, width, codec_minutes, decoder_minutes)
+    run = Run(folder, recipe, minutes, device)
+    try:
+        began = time.monotonic()
+        held_out, corpus = run.corpus("held_out", recipe.held_out), run.corpus("train", recipe.pieces)
+        codec = run.codec(corpus)
+        codes, held_codes = run.codes(codec, corpus, "train"), run.codes(codec, held_out, "held_out")
+        decoder = run.decoder(corpus, codes)
+        losses = validate(decoder, held_codes, held_out.captions)
+        _console.print(f"held-out loss {'/'.join(f'{value:.3f}' for value in losses)} nats at step {decoder.step}")
+        write_checkpoint(target, codec, decoder)
+        (target / TRAINING_FILE).write_text(json.dumps(told(recipe, codec, decoder, losses), indent=2) + "\n")
+        _console.print(f"wrote {target} after {(time.monotonic() - began) / 60:.1f} minutes")
+    except KeyboardInterrupt:
+        _console.print("stopped; the same command goes on from the last minute")
+        raise typer.Exit(130) from None
+    except RfmError as error:
+        _console.print(f"[red]{error}[/red]")
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    typer.run(train)
