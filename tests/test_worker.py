@@ -243,7 +243,7 @@ def test_a_prompt_reaches_the_music_while_it_plays(
 
 def test_only_the_last_prompt_counts(tiny_model: MusicGen) -> None:
     prompts = Prompts(tiny_model)
-    thread = _PromptThread(prompts, threads=1)
+    thread = _PromptThread(prompts)
     for text in ("calm", "bright", "dark drums"):
         thread.request(text)
     encoded = last_finished(thread)
@@ -259,7 +259,7 @@ def test_only_the_last_prompt_counts(tiny_model: MusicGen) -> None:
 
 
 def test_a_prompt_that_cannot_be_encoded_is_told_and_the_next_one_works(tiny_model: MusicGen) -> None:
-    thread = _PromptThread(Prompts(tiny_model), threads=1)
+    thread = _PromptThread(Prompts(tiny_model))
     thread.request("\ud800")  # half a surrogate pair
     assert last_finished(thread).error
     thread.request("calm")

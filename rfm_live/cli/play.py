@@ -48,7 +48,9 @@ def run_play(
 
 async def _perform(options: PlayOptions, name: str) -> None:
     performance = Performance(
-        options, lambda started: _announce(options, name, started), lambda text: errors.print(f"[yellow]{text}[/yellow]")
+        options,
+        lambda started: _announce(options, name, started),
+        lambda text: errors.print(f"[yellow]{text}[/yellow]"),
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -63,9 +65,7 @@ def _announce(options: PlayOptions, name: str, started: Started) -> None:
     engine, playout = started.engine, started.playout
     concepts = engine["concepts"]
     factor = f"{engine['real_time_factor']:.1f}x real time"
-    console.print(
-        f"  model    {name} on {engine['device']}, {factor}, {len(concepts)} concepts"
-    )
+    console.print(f"  model    {name} on {engine['device']}, {factor}, {len(concepts)} concepts")
     console.print(f"  prompt   {options.prompt or '(none)'}, seed {options.seed}")
     console.print(f"  sound    {playout['device']} ({playout['rate']} Hz), buffer {options.buffer_ms:.0f} ms")
     console.print(f"  osc      udp {options.host}:{started.osc_port}")

@@ -34,8 +34,8 @@ PAD = ENTRIES
 WINDOW_FRAMES = 1024
 """Longest window that the training has seen; written to generation_config.max_length, which the engine reads."""
 EMBEDDING_STD = 0.5
-"""The sum of four embeddings begins as large as the positions added to it; at transformers' 0.02 the positions drown it,
-and the first codebook's loss stood at 5.3 nats after 600 steps instead of 3.5 after 300."""
+"""The sum of four embeddings begins as large as the positions added to it. At transformers' 0.02 the positions drown
+it: the first codebook's loss stood at 5.3 nats after 600 steps instead of 3.5 after 300."""
 CODEBOOK_WEIGHT = (1.5, 1.0, 0.8, 0.7)
 SHAPES = ((4, 128), (2, 256), (1, 512), (1, WINDOW_FRAMES))
 EARLY, LATE = (0.6, 0.25, 0.15, 0.0), (0.3, 0.25, 0.2, 0.25)

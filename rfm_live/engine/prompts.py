@@ -5,6 +5,7 @@ sound at once. Any other prompt loads the text encoder, which takes seconds the 
 """
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,9 @@ CACHE_NAME = "prompt_states.safetensors"
 class Prompts:
     """Encodes prompts for one checkpoint; callable from one thread beside the frame loop at a time."""
 
-    def __init__(self, model: "MusicGen") -> None:
-        self._model = model
+    def __init__(self, model: "MusicGen", encode: "Callable[[str], PromptStates | None] | None" = None) -> None:
+        """`encode` takes the place of the model's own text encoder. Raises CheckpointError for broken stored states."""
+        self._encode = encode or (lambda text: model.text_encoder().encode(text))
         self._lock = threading.Lock()  # the encoder is loaded once, whoever asks first
         self._known = _read_cache(model.path / CACHE_NAME, model.config.decoder.text_width)
 
@@ -43,8 +45,7 @@ class Prompts:
             states = self._known[text][None]
             return states, torch.ones(states.shape[:2], dtype=torch.bool)
         with self._lock:
-            encoded: PromptStates | None = self._model.text_encoder().encode(text)
-        return encoded
+            return self._encode(text)
 
 
 def save_prompt_states(model: "MusicGen", texts: list[str], folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """The engine process: loads the checkpoint, plays into the tape, listens to one pipe. The supervisor spawns it.
 
 The main thread is the frame loop: take messages, make a frame when the tape has room, tell how it goes. Prompts are
-encoded in a thread of their own and taken over between two frames.
+encoded in a process of their own (`text_process`), for which a thread waits, and taken over between two frames.
 
 Messages are msgpack maps over a `multiprocessing` connection.
 In:  {"op": "set", "address", "value"} and {"op": "stop"}.
@@ -35,6 +35,7 @@ from rfm_live.engine.player import Engine, check_prompt
 from rfm_live.engine.prompts import Prompts
 from rfm_live.engine.stream import PromptStates
 from rfm_live.engine.tape import Tape
+from rfm_live.engine.text_process import TextProcess
 from rfm_live.errors import ControlError, RfmError, StartError
 from rfm_live.model.checkpoint import load_checkpoint
 from rfm_live.steering.bank import load_bank
@@ -106,10 +107,11 @@ class _Worker:
         bank = None
         if options.bank is not None:
             bank = load_bank(Path(options.bank), decoder.layers, decoder.width, model.sha256)
-        self._prompts = Prompts(model)
+        self._text = TextProcess(model.path)
+        self._prompts = Prompts(model, self._text.encode)
         settings = default_settings(model.path, model.config, prompt=options.prompt, seed=options.seed)
         self._engine = Engine(model, bank, settings, prompts=self._prompts)
-        self._encoding = _PromptThread(self._prompts, options.threads)
+        self._encoding = _PromptThread(self._prompts)
         self._ahead = min(round(options.buffer_ms / 1000 * sample_rate), tape.capacity)
         self._frame_ms = 1000 * self._engine.hop / sample_rate
         self._step_ms: deque[float] = deque(maxlen=_TIMED_FRAMES)
@@ -156,6 +158,13 @@ class _Worker:
 
     def run(self, stopping: threading.Event) -> None:
         """Loop until something says stop. Raises EOFError or BrokenPipeError when the supervisor has gone."""
+        self._text.start()  # loads beside the music, so that the first change of prompt is quick
+        try:
+            self._play(stopping)
+        finally:
+            self._text.close()
+
+    def _play(self, stopping: threading.Event) -> None:
         engine, tape, conn = self._engine, self._tape, self._conn
         parent = multiprocessing.parent_process()
         while not (stopping.is_set() or tape.closed):
@@ -246,10 +255,10 @@ class _Encoded:
 
 
 class _PromptThread:
-    """Encodes prompts beside the frame loop; only the last request counts. All methods are the frame loop's."""
+    """Waits for prompts beside the frame loop; only the last request counts. All methods are the frame loop's."""
 
-    def __init__(self, prompts: Prompts, threads: int) -> None:
-        self._prompts, self._threads = prompts, threads
+    def __init__(self, prompts: Prompts) -> None:
+        self._prompts = prompts
         self._requests: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[_Encoded] = queue.SimpleQueue()
         self._last = 0
@@ -277,7 +286,6 @@ class _PromptThread:
         return done
 
     def _encode_forever(self) -> None:
-        torch.set_num_threads(self._threads)
         while True:
             number, text = self._requests.get()
             while not self._requests.empty():

@@ -61,9 +61,16 @@ class MusicGen:
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:
-        section = _read_json(self.path / "config.json")["text_encoder"]
-        tensors = _read_tensors(self.path, (_TEXT,))
-        return TextEncoder(self.path, section, {key[len(_TEXT) :]: tensor.float() for key, tensor in tensors.items()})
+        return load_text_encoder(self.path)
+
+
+def load_text_encoder(path: Path) -> TextEncoder:
+    """Load only the text encoder of a checkpoint folder (seconds). Raises `CheckpointError`."""
+    section = _read_json(path / "config.json").get("text_encoder")
+    if not isinstance(section, Mapping):
+        raise CheckpointError(f"{path / 'config.json'}: text_encoder is {section!r}, expected an object")
+    tensors = _read_tensors(path, (_TEXT,))
+    return TextEncoder(path, section, {key[len(_TEXT) :]: tensor.float() for key, tensor in tensors.items()})
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> MusicGen:

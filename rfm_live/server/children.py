@@ -50,7 +50,6 @@ class Child:
         self._heard = heard
         self._conn, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=main, args=(theirs, tape_name, dict(options)), name=f"rfm_live {name}")
-        self._process.daemon = True
         self._process.start()
         theirs.close()
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
