@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 _START_SECONDS = 60.0
 
@@ -17,8 +16,8 @@ _START_SECONDS = 60.0
 class Performance:
     """The process, its printed lines, and the ports that it took."""
 
-    def __init__(self, process: subprocess.Popen[str], output: IO[str], path: Path) -> None:
-        self.process, self._output, self._path = process, output, path
+    def __init__(self, process: subprocess.Popen[str], path: Path) -> None:
+        self.process, self._path = process, path
         self.osc_port, self.http_port = 0, 0
 
     @property
@@ -26,13 +25,12 @@ class Performance:
         return self._path.read_text()
 
     def wait_until_playing(self) -> None:
-        """Wait for the last line of the start; fail with what was printed when it ends before."""
+        """Wait until it says that it plays; fail with what was printed when it ends before."""
         deadline = time.monotonic() + _START_SECONDS
         while "Playing after" not in self.printed:
             assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.printed}"
             assert time.monotonic() < deadline, f"not playing after {_START_SECONDS} s: {self.printed}"
             time.sleep(0.02)
-        time.sleep(0.05)  # the rest of that line
         osc, http = re.search(r"udp \S+:(\d+)", self.printed), re.search(r"http://\S+?:(\d+)/", self.printed)
         assert osc and http, self.printed
         self.osc_port, self.http_port = int(osc[1]), int(http[1])
@@ -64,9 +62,10 @@ def playing(folder: Path, *arguments: str, wait: bool = True) -> Iterator[Perfor
     ports: Sequence[str] = ("--osc-port", "0", "--reply-port", "0", "--port", "0")
     with path.open("w") as output:
         process = subprocess.Popen(
-            command("play", *ports, *arguments), stdout=output, stderr=subprocess.STDOUT, env=environment(), text=True
-        )
-        performance = Performance(process, output, path)
+            command("play", *ports, *arguments),
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment(), text=True,
+        )  # fmt: skip
+        performance = Performance(process, path)
         try:
             if wait:
                 performance.wait_until_playing()

@@ -116,7 +116,7 @@ class _Playout:
             except AudioError as error:
                 self._send(op="error", text=str(error))
             if self._sink.dropouts:
-                _log.warning("%s: %d dropouts", self._sink.describe(), self._sink.dropouts)
+                _log.info("%s: %d dropouts", self._sink.describe(), self._sink.dropouts)
         if self._feed is not None:
             self._feed.stop()
         self._sink = self._feed = None

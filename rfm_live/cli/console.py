@@ -1,15 +1,20 @@
-"""What the commands print to, and how they end. Used by every command."""
+"""What the commands print to, and how they end. Used by every command.
+
+Both consoles print text as it is: prompts, device names and errors may hold brackets and colons, which rich would take
+for markup and emoji.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from rfm_live.errors import RfmError
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, markup=False, emoji=False)
+errors = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 @contextmanager
@@ -18,7 +23,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except RfmError as error:
-        errors.print(f"[red]rfm-live:[/red] {error}", soft_wrap=True)
+        errors.print(Text.assemble(("rfm-live:", "red"), f" {error}"), soft_wrap=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         errors.print("rfm-live: stopped")

@@ -10,8 +10,9 @@ from rich.table import Table
 from rfm_live.audio.devices import list_devices
 from rfm_live.cli.console import console
 from rfm_live.embedded import DEFAULT_PROMPT
-from rfm_live.errors import AudioError
+from rfm_live.errors import AudioError, StartError
 from rfm_live.places import EMBEDDED, bank_file, checkpoint_folder
+from rfm_live.server.ports import bound_socket
 
 FRAME_MS = 20.0
 _WARM_FRAMES, _FRAMES = 60, 300
@@ -50,11 +51,10 @@ def _sound() -> tuple[str, str]:
 
 
 def _is_free(kind: socket.SocketKind, port: int) -> bool:
-    with socket.socket(socket.AF_INET, kind) as trial:
-        try:
-            trial.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+    try:
+        bound_socket("trial", kind, "127.0.0.1", port).close()  # as `play` binds it
+    except StartError:
+        return False
     return True
 
 
@@ -74,7 +74,7 @@ def _measure(checkpoint: str, bank: str | None, table: Table) -> tuple[float, fl
     model = load_checkpoint(folder)
     decoder = model.config.decoder
     concepts = None if bank_path is None else load_bank(bank_path, decoder.layers, decoder.width, model.sha256)
-    table.add_row("torch", torch.__version__, "cuda" if torch.cuda.is_available() else "cpu, one thread")
+    table.add_row("torch", torch.__version__, "cpu, one thread")
     size = sum(parameter.numel() for parameter in model.decoder.parameters()) / 1e6
     shape = f"{decoder.layers} blocks of width {decoder.width}, {size:.1f} M, sha256 {model.sha256[:12]}"
     table.add_row("checkpoint", shape, "ok")

@@ -4,6 +4,8 @@ import asyncio
 import logging
 import signal
 
+from rich.text import Text
+
 from rfm_live.cli.console import console, errors
 from rfm_live.embedded import DEFAULT_PROMPT
 from rfm_live.places import EMBEDDED, bank_file, checkpoint_folder
@@ -38,7 +40,7 @@ def run_play(
         http_port=http_port,
         token=token,
         sink=sink,
-        device=device,
+        device=int(device) if device is not None and device.isdecimal() else device,
         buffer_ms=buffer_ms,
     )
     console.print(f"rfm_live: loading {checkpoint} ...")
@@ -50,10 +52,10 @@ async def _perform(options: PlayOptions, name: str) -> None:
     performance = Performance(
         options,
         lambda started: _announce(options, name, started),
-        lambda text: errors.print(f"[yellow]{text}[/yellow]"),
+        lambda text: errors.print(text, style="yellow", soft_wrap=True),
     )
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ending_signals():
         try:
             loop.add_signal_handler(number, performance.stop)
         except NotImplementedError:  # Windows: its event loop has no signal handlers
@@ -61,18 +63,30 @@ async def _perform(options: PlayOptions, name: str) -> None:
     await performance.run()
 
 
+def _ending_signals() -> list[signal.Signals]:
+    """Ctrl-C, `kill`, and the terminal's end unless it is ignored, as under nohup."""
+    ending = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        ending.append(signal.SIGHUP)
+    return ending
+
+
 def _announce(options: PlayOptions, name: str, started: Started) -> None:
     engine, playout = started.engine, started.playout
     concepts = engine["concepts"]
     factor = f"{engine['real_time_factor']:.1f}x real time"
-    console.print(f"  model    {name} on {engine['device']}, {factor}, {len(concepts)} concepts")
-    console.print(f"  prompt   {options.prompt or '(none)'}, seed {options.seed}")
-    console.print(f"  sound    {playout['device']} ({playout['rate']} Hz), buffer {options.buffer_ms:.0f} ms")
-    console.print(f"  osc      udp {options.host}:{started.osc_port}")
-    console.print(f"  page     [bold]{started.url}[/bold]")
+    lines = [
+        f"  model    {name} on {engine['device']}, {factor}, {len(concepts)} concepts",
+        f"  prompt   {options.prompt or '(none)'}, seed {options.seed}",
+        f"  sound    {playout['device']}, buffer {options.buffer_ms:.0f} ms",
+        f"  osc      udp {options.host}:{started.osc_port}",
+        Text.assemble("  page     ", (started.url, "bold")),
+    ]
     if started.token:
-        console.print(f"  token    {started.token} (OSC clients send /token first)")
-    console.print(f"Playing after {started.seconds:.1f} s; Ctrl-C ends. Open the page, or send OSC:")
+        lines.append(f"  token    {started.token} (OSC clients send /token first)")
+    lines.append(f"Playing after {started.seconds:.1f} s; Ctrl-C ends. Open the page, or send OSC:")
     if concepts and not started.token:
         knob = "note_c" if "note_c" in concepts else concepts[0]
-        console.print(f"  oscsend localhost {started.osc_port} /concept/{knob}/eta f 1.0")
+        lines.append(f"  oscsend localhost {started.osc_port} /concept/{knob}/eta f 1.0")
+    for line in lines:
+        console.print(line, soft_wrap=True)

@@ -1,8 +1,11 @@
 """`rfm-live render`: the engine in this process, without clock or devices, into a sound file."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 
@@ -42,14 +45,13 @@ def parse_setting(text: str) -> Setting:
 
 def read_value(table: ControlTable, setting: Setting) -> Value:
     """The setting's value, checked against the control table. Raises ControlError."""
-    kind = table.lookup(setting.address).kind
-    if kind == "s":
+    if table.lookup(setting.address).kind == "s":
         return table.check(setting.address, [setting.value])
     try:
         number = float(setting.value)
     except ValueError:
         raise ControlError(f"{setting.address} is '{setting.value}', expected a number") from None
-    return table.check(setting.address, [number if kind == "f" else int(number)])
+    return table.check(setting.address, [number])
 
 
 def run_render(
@@ -60,16 +62,15 @@ def run_render(
     Raises:
         StartError: a length or a file name that cannot be; ControlError: a wrong setting; CheckpointError, BankError.
     """
-    if not 0.0 < seconds <= 36_000.0:
-        raise StartError(f"length is {seconds:g} s, expected more than 0, at most 36000")
-    if output.suffix.lower() not in (".wav", ".flac"):
-        raise StartError(f"output '{output}' ends in '{output.suffix}', expected .wav or .flac")
-    if not output.absolute().parent.is_dir():
-        raise StartError(f"output '{output}': its folder does not exist")
+    check_output(seconds, output)
     parsed = [parse_setting(text) for text in settings]
+    for item in parsed:
+        if item.seconds >= seconds:
+            raise ControlError(f"{item.address} is set at {item.seconds:g} s, the music ends at {seconds:g} s")
+    ControlTable(()).check("/prompt", [prompt])
+    ControlTable(()).check("/seed", [seed])
     folder, bank_path = checkpoint_folder(checkpoint), bank_file(bank, checkpoint)
 
-    import soundfile
     import torch
 
     from rfm_live.engine.defaults import default_settings
@@ -85,14 +86,40 @@ def run_render(
     events = [(round(item.seconds * FRAME_RATE_HZ), item.address, read_value(table, item)) for item in parsed]
     engine = Engine(model, concepts, default_settings(folder, model.config, prompt=prompt, seed=seed))
     began = time.monotonic()
-    count = round(seconds * engine.sample_rate)
-    part = output.with_name(output.name + ".part")
-    with soundfile.SoundFile(part, "w", engine.sample_rate, 1, "PCM_24", format=output.suffix[1:].upper()) as file:
+    with _sound_file(output, engine.sample_rate) as file:
+        count = round(seconds * engine.sample_rate)
         for frame in track(range(-(-count // engine.hop)), "rendering", console=console, transient=True):
-            due = [event for event in events if event[0] == frame]
-            for _, address, value in due:
+            for _, address, value in (event for event in events if event[0] == frame):
                 engine.apply(address, value)
             file.write(engine.advance()[: count - frame * engine.hop])
-    part.replace(output)
     speed = seconds / (time.monotonic() - began)
-    console.print(f"wrote {output}: {seconds:g} s, seed {seed}, {speed:.1f}x real time")
+    console.print(f"wrote {output}: {seconds:g} s, seed {seed}, {speed:.1f}x real time", soft_wrap=True)
+
+
+def check_output(seconds: float, output: Path) -> None:
+    """Raises StartError for a length or a file name that cannot be."""
+    if not 0.0 < seconds <= 36_000.0:
+        raise StartError(f"length is {seconds:g} s, expected more than 0, at most 36000")
+    if output.suffix.lower() not in (".wav", ".flac"):
+        raise StartError(f"output '{output}' ends in '{output.suffix}', expected .wav or .flac")
+    if not output.absolute().parent.is_dir():
+        raise StartError(f"output '{output}': its folder does not exist")
+
+
+@contextmanager
+def _sound_file(output: Path, rate: int) -> Iterator[Any]:
+    """A 24-bit sound file that takes the name `output` once it is whole; until then it is NAME.part, gone on failure.
+
+    Raises StartError when it cannot be written.
+    """
+    import soundfile
+
+    part = output.with_name(output.name + ".part")
+    try:
+        with soundfile.SoundFile(part, "w", rate, 1, "PCM_24", format=output.suffix[1:].upper()) as file:
+            yield file
+        part.replace(output)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise StartError(f"output '{output}' cannot be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -70,6 +70,9 @@ TEXTURE_WORDS = {
     "melody": ("melody", "tune", "solo line"),
 }
 
+NOVELTY, RETURN = 0.6, 0.2
+"""After two bars: how likely new ones are, and how likely the first ones come back instead of the newest."""
+
 
 @dataclass(frozen=True)
 class Note:
@@ -129,12 +132,13 @@ def compose(rng: np.random.Generator, frames: int, style: Style | None = None) -
     """Write one piece of `frames` frames (20 ms each) in `style`, or in a style drawn from `rng`."""
     style = style or draw_style(rng)
     bar = 16 * style.sixteenth
-    loop = _loop(rng, style)
-    varied = _loop(rng, style) if rng.random() < 0.5 else loop
+    loops = [_loop(rng, style)]
     notes: list[Note] = []
     bars = -(-frames // bar)
     for index in range(0, bars, 2):
-        source = varied if index % 8 == 6 else loop
+        if index and rng.random() < NOVELTY:
+            loops.append(_loop(rng, style))
+        source = loops[0] if rng.random() < RETURN else loops[-1]
         notes += [replace(note, start=note.start + index * bar) for note in source]
     kept = tuple(
         replace(note, length=min(note.length, frames - note.start))

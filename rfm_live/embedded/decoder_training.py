@@ -33,6 +33,7 @@ CAPTION_DROP = 0.15
 PAD = ENTRIES
 WINDOW_FRAMES = 1024
 """Longest window that the training has seen; written to generation_config.max_length, which the engine reads."""
+DROPOUT = 0.1
 EMBEDDING_STD = 0.5
 """The sum of four embeddings begins as large as the positions added to it. At transformers' 0.02 the positions drown
 it: the first codebook's loss stood at 5.3 nats after 600 steps instead of 3.5 after 300."""
@@ -52,7 +53,7 @@ def musicgen_config(vocabulary: int, layers: int, width: int, filters: int) -> M
         ffn_dim=4 * width,
         num_codebooks=CODEBOOKS,
         max_position_embeddings=2048,
-        dropout=0.0,
+        dropout=DROPOUT,
         attention_dropout=0.0,
         activation_dropout=0.0,
         layerdrop=0.0,
@@ -130,15 +131,17 @@ class DecoderTrainer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The averaged weights in place of the trained ones, while the context lasts."""
+        """The averaged weights in place of the trained ones, without dropout, while the context lasts."""
         parameters = {name: value for name, value in self.model.named_parameters() if name in self.average}
         kept = {name: value.detach().clone() for name, value in parameters.items()}
+        self.model.eval()
         try:
             with torch.no_grad():
                 for name, value in parameters.items():
                     value.copy_(self.average[name])
             yield
         finally:
+            self.model.train()
             with torch.no_grad():
                 for name, value in parameters.items():
                     value.copy_(kept[name])

@@ -123,6 +123,7 @@ class NoteReport:
             "random": random,
             "ratio": steered / plain,
             "random_change_over_change": abs(random - plain) / max(steered - plain, 1e-9),
+            "weakest_note": float(self.steered.mean(axis=1).min()),
         }
 
 

@@ -174,6 +174,7 @@ def train(
     folder: Annotated[Path, typer.Option(help="where the run keeps its data and state")] = Path("runs/embedded"),
     target: Annotated[Path, typer.Option(help="where the checkpoint is written")] = CHECKPOINT,
     pieces: Annotated[int, typer.Option(help="pieces of 30 s to render for training")] = Recipe.pieces,
+    held_out: Annotated[int, typer.Option(help="pieces kept from training, for validation")] = Recipe.held_out,
     seed: Annotated[int, typer.Option(help="names the data and the first weights")] = Recipe.seed,
     filters: Annotated[int, typer.Option(help="filters of the codec's outermost layer")] = Recipe.filters,
     layers: Annotated[int, typer.Option(help="blocks of the decoder")] = Recipe.layers,
@@ -188,15 +189,15 @@ def train(
 ) -> None:
     """Train the embedded checkpoint from nothing, or go on where the last run stopped, and write it."""
     torch.set_num_threads(1)
-    recipe = Recipe(pieces, Recipe.held_out, seed, filters, layers, width, codec_minutes, decoder_minutes)
+    recipe = Recipe(pieces, held_out, seed, filters, layers, width, codec_minutes, decoder_minutes)
     run = Run(folder, recipe, minutes, device)
     try:
         began = time.monotonic()
-        held_out, corpus = run.corpus("held_out", recipe.held_out), run.corpus("train", recipe.pieces)
+        held_corpus, corpus = run.corpus("held_out", recipe.held_out), run.corpus("train", recipe.pieces)
         codec = run.codec(corpus)
-        codes, held_codes = run.codes(codec, corpus, "train"), run.codes(codec, held_out, "held_out")
+        codes, held_codes = run.codes(codec, corpus, "train"), run.codes(codec, held_corpus, "held_out")
         decoder = run.decoder(corpus, codes)
-        losses = validate(decoder, held_codes, held_out.captions)
+        losses = validate(decoder, held_codes, held_corpus.captions)
         _console.print(f"held-out loss {'/'.join(f'{value:.3f}' for value in losses)} nats at step {decoder.step}")
         write_checkpoint(target, codec, decoder)
         (target / TRAINING_FILE).write_text(json.dumps(told(recipe, codec, decoder, losses), indent=2) + "\n")

@@ -1,13 +1,14 @@
 """The text encoder in a process of its own, so that loading transformers never holds up the frame loop.
 
 The engine's worker makes one; its prompt thread calls `encode`. A child of the engine process (spawned, low priority),
-it ends with the pipe. Request: the text in UTF-8. Answer: a msgpack map with "states" (float32 bytes), "tokens" and
-"width", or "error"; an empty map for a text that encodes to nothing.
+it ends with the pipe and with the engine. Request: the text in UTF-8. Answer: a msgpack map with "states" (float32
+bytes), "tokens" and "width", or "error"; an empty map for a text that encodes to nothing.
 """
 
 import multiprocessing
 import os
 import signal
+import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,11 +35,19 @@ class TextProcess:
         self._path = path
         self._conn: Connection | None = None
         self._process: Any = None
+        self._is_closed = False
 
     def start(self) -> None:
-        """Begin to load the encoder (seconds), and return at once; a process that has died is started anew."""
+        """Begin to load the encoder (seconds), and return at once; a process that has died is started anew.
+
+        Raises CheckpointError after `close`.
+        """
+        if self._is_closed:
+            raise CheckpointError(f"{self._path}: the text encoder has been closed")
         if self._process is not None and self._process.is_alive():
             return
+        if self._conn is not None:
+            self._conn.close()
         self._conn, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=_serve, args=(theirs, str(self._path)), name="rfm_live text", daemon=True)
         self._process.start()
@@ -61,7 +70,8 @@ class TextProcess:
         return torch.from_numpy(rows.copy()), torch.ones(rows.shape[:2], dtype=torch.bool)
 
     def close(self) -> None:
-        """End the process, if there is one."""
+        """End the process, if there is one, for good; a prompt that waits for it gets CheckpointError."""
+        self._is_closed = True
         if self._process is not None:
             self._process.terminate()
             self._process.join(_END_SECONDS)
@@ -72,6 +82,7 @@ def _serve(conn: Connection, path: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal: the parent decides
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     torch.set_num_threads(1)
     encoder, failure = None, ""
     try:
@@ -89,3 +100,11 @@ def _serve(conn: Connection, path: str) -> None:
             conn.send_bytes(msgpack.packb(answer))
     except (EOFError, OSError):
         return  # the engine has gone
+
+
+def _end_with_parent() -> None:
+    """An engine that is killed while the encoder loads must not leave it behind: the pipe is read only afterwards."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(0)

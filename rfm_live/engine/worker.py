@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 _WAIT_SECONDS = 0.004  # how long a full tape lets the loop rest; a message ends the rest
 _STATUS_SECONDS = 0.05
 _TIMED_FRAMES = 250
-_MESSAGES_PER_FRAME = 64  # a flood of knobs waits rather than the sound
+_MESSAGES_PER_FRAME = 256  # a flood of knobs waits rather than the sound
 _WARM_UP_FRAMES = 24
 
 

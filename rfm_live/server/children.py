@@ -7,8 +7,10 @@ never loads torch. Messages are msgpack maps (see `engine.worker` and `audio.pla
 import asyncio
 import multiprocessing
 import queue
+import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -34,8 +36,21 @@ def playout_main(conn: Connection, tape_name: str, options: Mapping[str, Any]) -
     run_playout(tape_name, options, conn)
 
 
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """A process started in here never sees Ctrl-C or the terminal's end, not even while it loads: we tell it to end."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})  # inherited (POSIX exec)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Child:
-    """One child process. `heard` gets each of its messages and, at the end, `None`, on the event loop."""
+    """One child process. `heard` gets each of its messages and, once it has ended, `None`, on the event loop."""
 
     def __init__(
         self,
@@ -50,11 +65,14 @@ class Child:
         self._heard = heard
         self._conn, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=main, args=(theirs, tape_name, dict(options)), name=f"rfm_live {name}")
-        self._process.start()
+        with _signals_held_back():
+            self._process.start()
         theirs.close()
+        self._ending = threading.Lock()
         self._outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        for target in (self._read, self._write):
-            threading.Thread(target=target, name=f"{name} pipe", daemon=True).start()
+        self._writer = threading.Thread(target=self._write, name=f"{name} pipe, out", daemon=True)
+        self._writer.start()
+        threading.Thread(target=self._read, name=f"{name} pipe, in", daemon=True).start()
 
     @property
     def pid(self) -> int | None:
@@ -62,7 +80,7 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """None while it runs; the negative number of the signal that ended it."""
         return self._process.exitcode
 
     def send(self, message: Message) -> None:
@@ -70,23 +88,31 @@ class Child:
         self._outgoing.put(msgpack.packb(message))
 
     def stop(self) -> None:
-        """Ask it to end, and make it end; returns within about half a second."""
+        """Ask it to end, and make it end; returns within about half a second. Stopping twice is harmless."""
         self.send({"op": "stop"})
-        self._process.join(_STOP_SECONDS)
-        if self._process.is_alive():
-            self._process.terminate()
-            self._process.join(_KILL_SECONDS)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        self._outgoing.put(None)
+        self._end()
+
+    def _end(self) -> None:
+        """Wait for the process, then force it; two threads may come here."""
+        with self._ending:
+            self._process.join(_STOP_SECONDS)
+            if self._process.is_alive():
+                self._process.terminate()
+                self._process.join(_KILL_SECONDS)
+            if self._process.is_alive():
+                self._process.kill()
+                self._process.join()
 
     def _read(self) -> None:
         try:
             while True:
                 self._tell(msgpack.unpackb(self._conn.recv_bytes()))
-        except (EOFError, OSError):
-            self._tell(None)
+        except (EOFError, OSError):  # it has ended, or closed its end of the pipe and is of no use any more
+            self._end()
+        self._outgoing.put(None)
+        self._writer.join()
+        self._conn.close()
+        self._tell(None)
 
     def _tell(self, message: Message | None) -> None:
         try:

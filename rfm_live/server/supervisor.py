@@ -2,11 +2,11 @@
 
 Used by `rfm-live play`. The engine is started first, because it takes the longest; surfaces open once it has told its
 concepts. A dead engine is started again with the board's state; a playout that dies likewise. The tape belongs to the
-performance, so neither takes the music's history along.
+performance, so neither takes the music's history along. A sink that was asked for by name and cannot be opened ends the
+start; later, and with "auto", the playout goes on without sound.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from rfm_live.server.hub import Hub
 from rfm_live.server.osc import OscServer
 from rfm_live.server.web import WebServer
 
-_log = logging.getLogger(__name__)
 _TAPE_SECONDS = 60.0
 _RESTARTS, _RESTART_WINDOW_SECONDS = 3, 30.0
+_SINKS = ("auto", "soundcard", "jack", "null")
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,15 @@ class PlayOptions:
     http_port: int = 9080
     token: str | None = None
     sink: str = "auto"
-    device: str | None = None
+    device: str | int | None = None
     buffer_ms: float = 240.0
-    threads: int = 1
 
     def __post_init__(self) -> None:
+        """Raises StartError or ControlError for what can be known to be wrong before anything is loaded."""
+        ControlTable(()).check("/prompt", [self.prompt])
+        ControlTable(()).check("/seed", [self.seed])
+        if self.sink not in _SINKS and not (self.sink.startswith("wav:") and self.sink != "wav:"):
+            raise StartError(f"sink is '{self.sink}', expected {', '.join(_SINKS)} or wav:PATH")
         if not 60.0 <= self.buffer_ms <= 10_000.0:
             raise StartError(f"buffer is {self.buffer_ms:g} ms, expected 60..10000")
 
@@ -57,7 +61,6 @@ class PlayOptions:
             "prompt": self.prompt,
             "seed": self.seed,
             "buffer_ms": self.buffer_ms,
-            "threads": self.threads,
         }
 
 
@@ -88,7 +91,8 @@ class Performance:
         self._engine: Child | None = None
         self._playout: Child | None = None
         self._hub: Hub | None = None
-        self._crashes: list[float] = []
+        self._surfaces: list[OscServer | WebServer] = []
+        self._crashes: dict[str, list[float]] = {}
 
     def stop(self) -> None:
         """End the performance; safe to call from a signal handler of the loop, and more than once."""
@@ -102,22 +106,31 @@ class Performance:
         try:
             self._start_engine(tape)
             self._start_playout(tape)
-            surfaces = await self._open_surfaces(tape)
-            try:
-                await self._stopping.wait()
-            finally:
-                await asyncio.gather(*(surface.stop() for surface in surfaces))
-            if self._failure is not None:
-                raise self._failure
+            await self._open_surfaces(tape)
+            await self._stopping.wait()
         finally:
             self._stopping.set()
-            children = [child for child in (self._engine, self._playout) if child is not None]
-            await asyncio.gather(*(asyncio.to_thread(child.stop) for child in children))
-            tape.close()
-            tape.unlink()
+            try:
+                await self._end_everything()
+            finally:
+                tape.close()
+                tape.unlink()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _end_everything(self) -> None:
+        """Surfaces and children at once, each to its end whatever becomes of the others."""
+        children = [child for child in (self._engine, self._playout) if child is not None]
+        endings = [surface.stop() for surface in self._surfaces]
+        endings += [asyncio.to_thread(child.stop) for child in children]
+        for outcome in await asyncio.gather(*endings, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     def _start_engine(self, tape: Tape) -> None:
         self._engine = Child("engine", engine_main, tape.name, self._options.engine(), self._heard_engine(tape))
+        if self._hub is not None:
+            self._hub.replay()  # waits in the pipe, and is taken before the first frame
 
     def _start_playout(self, tape: Tape) -> None:
         buffer = round(self._options.buffer_ms / 1000 * tape.sample_rate)
@@ -128,40 +141,34 @@ class Performance:
         }
         self._playout = Child("playout", playout_main, tape.name, options, self._heard_playout(tape))
 
-    async def _open_surfaces(self, tape: Tape) -> list[OscServer | WebServer]:
+    async def _open_surfaces(self, tape: Tape) -> None:
+        """Open them once the engine is ready, and tell of the start once the playout is, too."""
         options = self._options
         ready = await self._first(self._engine_ready)
         if ready is None:
-            return []
+            return
         periods = zip(ready["concepts"], ready["periods"], strict=True)
         defaults: dict[str, Value] = {f"/concept/{name}/period": period for name, period in periods}
         defaults |= {"/prompt": options.prompt, "/seed": options.seed, **ready["defaults"]}
         board = ControlBoard(ControlTable(ready["concepts"], ready["gates"], defaults))
-        hub = Hub(board, self._send_to_engine, tape, tape.sample_rate)
+        self._hub = hub = Hub(board, self._send_to_engine, tape, tape.sample_rate)
         web = WebServer(hub, options.host, options.http_port, options.token, tape)
         osc = OscServer(hub, options.host, options.osc_port, options.reply_port, token=web.token)
-        opened: list[OscServer | WebServer] = []
-        try:
-            for surface in (osc, web):
-                await surface.start()
-                opened.append(surface)
-            self._hub = hub
-            playout = await self._first(self._playout_ready)
-        except BaseException:
-            await asyncio.gather(*(surface.stop() for surface in opened))
-            raise
+        for surface in (osc, web):
+            self._surfaces.append(surface)
+            await surface.start()
+        playout = await self._first(self._playout_ready)
         if playout is not None:
             seconds = time.monotonic() - self._began
             self._started(Started(ready, playout, osc.port, web.url, web.token, seconds))
-        return opened
 
     async def _first(self, ready: "asyncio.Future[Message] | None") -> Message | None:
-        """The first word of a child; None when the performance is stopped before."""
+        """The first word of a child; None when the performance is stopped, or has failed, before."""
         assert ready is not None
         stopping = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait((ready, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        return ready.result() if ready.done() else None
+        return None if self._stopping.is_set() else ready.result()
 
     def _send_to_engine(self, address: str, value: object) -> None:
         if self._engine is not None:
@@ -169,59 +176,59 @@ class Performance:
 
     def _heard_engine(self, tape: Tape) -> Callable[[Message | None], None]:
         def heard(message: Message | None) -> None:
-            assert self._engine_ready is not None
+            assert self._engine is not None and self._engine_ready is not None
             if message is None:
-                self._engine_ended(tape)
+                if not self._engine_ready.done():
+                    self._give_up(f"the engine ended before it was ready (exit code {self._engine.exit_code})")
+                elif self._may_restart("the engine", self._engine):
+                    self._start_engine(tape)
             elif message.get("op") == "status":
                 if self._hub is not None:
                     self._hub.engine_status(message)
             elif message.get("op") == "ready":
                 if not self._engine_ready.done():
                     self._engine_ready.set_result(message)
-                elif self._hub is not None:
-                    self._hub.replay()
             elif message.get("op") == "error":
-                self._complain(self._engine_ready, str(message.get("text")))
+                self._complain(str(message.get("text")), is_fatal=not self._engine_ready.done())
 
         return heard
 
     def _heard_playout(self, tape: Tape) -> Callable[[Message | None], None]:
         def heard(message: Message | None) -> None:
-            assert self._playout_ready is not None
+            assert self._playout is not None and self._playout_ready is not None
             if message is None:
-                if not self._stopping.is_set() and self._may_restart("the playout"):
+                if self._may_restart("the playout", self._playout):
                     self._start_playout(tape)
             elif message.get("op") == "ready":
                 if not self._playout_ready.done():
                     self._playout_ready.set_result(message)
             elif message.get("op") == "error":
-                self._warned(str(message.get("text")))
+                is_asked_for = self._options.sink != "auto" and not self._playout_ready.done()
+                self._complain(str(message.get("text")), is_fatal=is_asked_for)
 
         return heard
 
-    def _complain(self, ready: "asyncio.Future[Message]", text: str) -> None:
-        """An error before the first "ready" ends the start; later ones are only told."""
-        if ready.done():
-            self._warned(text)
+    def _complain(self, text: str, is_fatal: bool) -> None:
+        if is_fatal:
+            self._give_up(text)
         else:
-            ready.set_exception(StartError(text))
+            self._warned(text)
 
-    def _engine_ended(self, tape: Tape) -> None:
-        assert self._engine_ready is not None
+    def _give_up(self, text: str) -> None:
+        """End the performance with StartError, unless it is ending already."""
+        if not self._stopping.is_set():
+            self._failure = StartError(text)
+            self._stopping.set()
+
+    def _may_restart(self, what: str, child: Child) -> bool:
+        """Tell that a child has died; give up at its fourth time within half a minute."""
         if self._stopping.is_set():
-            return
-        if not self._engine_ready.done():
-            self._engine_ready.set_exception(StartError("the engine ended before it was ready"))
-        elif not self._engine_ready.exception() and self._may_restart("the engine"):
-            self._start_engine(tape)
-
-    def _may_restart(self, what: str) -> bool:
-        """Tell that a child has died; give up after the fourth time within half a minute."""
+            return False
         now = time.monotonic()
-        self._crashes = [at for at in self._crashes if now - at < _RESTART_WINDOW_SECONDS] + [now]
-        if len(self._crashes) <= _RESTARTS:
-            self._warned(f"{what} has stopped by itself and is started again")
-            return True
-        self._failure = StartError(f"{what} has stopped by itself {_RESTARTS + 1} times in half a minute")
-        self._stopping.set()
-        return False
+        crashes = [at for at in self._crashes.get(what, []) if now - at < _RESTART_WINDOW_SECONDS] + [now]
+        self._crashes[what] = crashes
+        if len(crashes) > _RESTARTS:
+            self._give_up(f"{what} has stopped by itself {len(crashes)} times in half a minute")
+            return False
+        self._warned(f"{what} has stopped by itself (exit code {child.exit_code}) and is started again")
+        return True

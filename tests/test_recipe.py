@@ -1,0 +1,93 @@
+"""The recipe of the embedded checkpoint: same seed, same data; resumable; and it writes a checkpoint that plays."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rfm_live.embedded.composer import BASS, INSTRUMENTS, PITCH_CLASSES, compose, note_study
+from rfm_live.embedded.corpus import piece, render_corpus
+from rfm_live.embedded.render import FRAME_SAMPLES, render_pieces
+from rfm_live.embedded.train import train
+from rfm_live.model.checkpoint import load_checkpoint
+
+needs_fluidsynth = pytest.mark.skipif(shutil.which("fluidsynth") is None, reason="FluidSynth is not installed")
+
+PIECES = [piece(3, "train", index, 600) for index in range(240)]
+
+
+def test_a_seed_names_a_piece_for_good() -> None:
+    assert piece(3, "train", 7, 600) == PIECES[7]
+    assert piece(3, "held_out", 7, 600) != PIECES[7]
+    assert piece(4, "train", 7, 600) != PIECES[7]
+
+
+def test_every_tonic_is_written_and_no_caption_names_it() -> None:
+    counts = np.bincount([item.style.tonic for item in PIECES], minlength=12)
+    assert counts.min() >= 8  # 20 expected
+    names = {name.replace("_", " ") for name in PITCH_CLASSES} | {"major", "minor", "dorian", "key", "sharp", "flat"}
+    for item in PIECES:
+        words = set(item.caption.lower().replace(",", " ").split()) - {"a"}  # the article
+        assert not words & names, item.caption
+
+
+def test_notes_stay_in_the_piece_and_in_the_instrument() -> None:
+    for item in PIECES:
+        assert item.notes
+        for note in item.notes:
+            assert 0 <= note.start < note.start + note.length <= item.frames
+            if note.channel == 0:
+                assert item.style.instrument.low <= note.pitch <= item.style.instrument.high
+            if note.channel == 1:
+                assert BASS.low <= note.pitch <= BASS.high
+            if note.channel == 9:
+                assert item.style.drums
+
+
+def test_a_study_of_a_note_is_mostly_that_note() -> None:
+    for pitch_class in range(12):
+        study = note_study(np.random.default_rng(pitch_class), 400, pitch_class, INSTRUMENTS[pitch_class % 6])
+        share = np.mean([note.pitch % 12 == pitch_class for note in study.notes])
+        assert share >= 0.5
+
+
+@needs_fluidsynth
+def test_sound_begins_on_the_frame_of_its_note_and_equal_notes_sound_equal() -> None:
+    item = compose(np.random.default_rng(5), 400, PIECES[0].style)
+    first, second = render_pieces([item, item])
+    assert len(first) == len(second) == 400 * FRAME_SAMPLES
+    onset = np.flatnonzero(np.abs(first.astype(int)) > 30)[0]
+    assert 0 <= onset - item.notes[0].start * FRAME_SAMPLES < 10 * FRAME_SAMPLES
+    assert np.abs(first.astype(int) - second.astype(int)).max() < 0.05 * np.abs(first).max()
+
+
+@needs_fluidsynth
+def test_an_interrupted_corpus_goes_on_to_the_same_data(tmp_path: Path) -> None:
+    render_corpus(tmp_path / "parts", "train", 1, seed=9)
+    with (tmp_path / "parts" / "train.i16").open("ab") as torn:
+        torn.write(b"torn")
+    parts = render_corpus(tmp_path / "parts", "train", 2, seed=9)
+    whole = render_corpus(tmp_path / "whole", "train", 2, seed=9)
+    assert parts.captions == whole.captions
+    # FluidSynth carries voices from one piece of a batch into its own noise floor: equal but for that
+    assert np.abs(parts.samples.astype(int) - whole.samples.astype(int)).max() < 0.05 * np.abs(whole.samples).max()
+
+
+@needs_fluidsynth
+def test_the_recipe_runs_from_nothing_in_two_sittings_and_writes_a_checkpoint(tmp_path: Path) -> None:
+    def sit(minutes: float) -> None:
+        train(
+            minutes=minutes, folder=tmp_path / "run", target=tmp_path / "checkpoint", pieces=2, held_out=1, seed=1,
+            filters=4, layers=1, width=64, codec_minutes=0.03, decoder_minutes=1.0, device="cpu",
+        )  # fmt: skip
+
+    sit(0.04)
+    first = json.loads((tmp_path / "checkpoint" / "training.json").read_text())
+    sit(0.02)
+    second = json.loads((tmp_path / "checkpoint" / "training.json").read_text())
+    assert second["codec_steps"] == first["codec_steps"] > 0
+    assert second["decoder_steps"] > first["decoder_steps"] > 0
+    model = load_checkpoint(tmp_path / "checkpoint")
+    assert model.config.codec.causal and model.config.decoder.layers == 1
