@@ -80,10 +80,10 @@ def test_the_recipe_runs_from_nothing_in_two_sittings_and_writes_a_checkpoint(tm
     def sit(minutes: float) -> None:
         train(
             minutes=minutes, folder=tmp_path / "run", target=tmp_path / "checkpoint", pieces=2, held_out=1, seed=1,
-            filters=4, layers=1, width=64, codec_minutes=0.03, decoder_minutes=1.0, device="cpu",
+            filters=4, layers=1, width=64, codec_minutes=0.03, refine_minutes=0.01, decoder_minutes=1.0, device="cpu",
         )  # fmt: skip
 
-    sit(0.04)
+    sit(0.06)
     first = json.loads((tmp_path / "checkpoint" / "training.json").read_text())
     sit(0.02)
     second = json.loads((tmp_path / "checkpoint" / "training.json").read_text())

@@ -12,7 +12,8 @@ sha256 of the weights: `{sha256}`
 
 - **Codec**: causal EnCodec, 32 kHz mono, 50 frames per second, 4 codebooks of 512 entries (1.8 kbit/s), {filters}
   filters. {codec_steps} steps in {codec_trained_minutes} minutes on one CPU core (multi-resolution spectral, waveform
-  and training-only pitch losses; no adversary).
+  and training-only pitch losses; no adversary), then {refined_steps} steps of its decoder alone in {refined_minutes}
+  minutes on losses that hear pitch.
 - **Decoder**: {layers} blocks of width {width}, {decoder_parameters} parameters; text encoder: T5 with 2 blocks of
   width 128 and its own tokenizer. {decoder_steps} steps in {decoder_trained_minutes} minutes on one CPU core;
   contexts up to 1024 frames.

@@ -180,6 +180,8 @@ class CodecTrainer:
     optimiser: torch.optim.AdamW
     step: int = 0
     seconds: float = 0.0
+    refined_steps: int = 0
+    refined_seconds: float = 0.0
 
     @classmethod
     def create(cls, seed: int, filters: int = 12) -> CodecTrainer:
@@ -205,6 +207,8 @@ class CodecTrainer:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "refined_steps": self.refined_steps,
+            "refined_seconds": self.refined_seconds,
         }
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
@@ -217,6 +221,7 @@ class CodecTrainer:
         self.pitch_head.load_state_dict(state["pitch_head"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
+        self.refined_steps, self.refined_seconds = state["refined_steps"], state["refined_seconds"]
 
     def to(self, device: torch.device) -> None:
         """Move everything to `device`."""
@@ -252,14 +257,16 @@ def move_state(optimiser: torch.optim.Optimizer, device: torch.device) -> None:
                 state[name] = value.to(device)
 
 
-def draw_clips(samples: np.ndarray, step: int, seed: int, device: torch.device) -> Tensor:
-    """Clips [B, 32 * 640] for one step, drawn by counter; starts lie on the frame grid, as in encoding."""
+def draw_clips(
+    samples: np.ndarray, step: int, seed: int, device: torch.device, frames: int = CLIP_FRAMES, rows: int = BATCH
+) -> Tensor:
+    """Clips [rows, frames * 640] for one step, drawn by counter; starts lie on the frame grid, as in encoding."""
     rng = np.random.default_rng([seed, 7, step])
     clips: list[np.ndarray] = []
-    while len(clips) < BATCH:
+    while len(clips) < rows:
         row = int(rng.integers(len(samples)))
-        start = int(rng.integers(samples.shape[1] // FRAME_SAMPLES - CLIP_FRAMES)) * FRAME_SAMPLES
-        clip = samples[row, start : start + CLIP_FRAMES * FRAME_SAMPLES].astype(np.float32) / 32767.0
+        start = int(rng.integers(samples.shape[1] // FRAME_SAMPLES - frames)) * FRAME_SAMPLES
+        clip = samples[row, start : start + frames * FRAME_SAMPLES].astype(np.float32) / 32767.0
         if np.abs(clip).max() > 0.01:
             clips.append(clip)
     return torch.from_numpy(np.stack(clips)).to(device)

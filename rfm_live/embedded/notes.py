@@ -160,7 +160,7 @@ def learn(
     target: Annotated[Path, typer.Option(help="bank to write; the report stands beside it")] = Path(
         "presets/banks/embedded_notes.safetensors"
     ),
-    per_class: Annotated[int, typer.Option(help="clips per pitch class")] = 60,
+    per_class: Annotated[int, typer.Option(help="clips per pitch class")] = 36,
     seeds: Annotated[int, typer.Option(help="seeds per note of the report")] = 4,
     seed: Annotated[int, typer.Option(help="names the clips and the generated audio")] = 100,
 ) -> None:

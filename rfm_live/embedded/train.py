@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rfm_live.embedded import CHECKPOINT
+from rfm_live.embedded.codec_refinement import refine_decoder
 from rfm_live.embedded.codec_training import CODEBOOKS, CodecTrainer, train_codec
 from rfm_live.embedded.corpus import PIECE_FRAMES, Corpus, render_corpus
 from rfm_live.embedded.decoder_training import DecoderTrainer, codebook_losses, delayed_columns, train_decoder
@@ -44,6 +45,7 @@ class Recipe:
     layers: int = 4
     width: int = 256
     codec_minutes: float = 42.0
+    refine_minutes: float = 30.0
     decoder_minutes: float = 75.0
 
 
@@ -89,6 +91,27 @@ class Run:
                     report=report,
                 )
         return trainer
+
+    def refine(self, trainer: CodecTrainer, corpus: Corpus) -> None:
+        """The codec's decoder, trained on for what is left of its minutes; its codes do not change."""
+        minutes = self._minutes(self.recipe.refine_minutes, trainer.refined_seconds)
+        if minutes > 0:
+            with _bar() as bar:
+                task = bar.add_task("codec's decoder", total=None)
+
+                def report(step: int, losses: dict[str, float]) -> None:
+                    text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+                    bar.update(task, description=f"codec's decoder step {step}: {text}")
+
+                refine_decoder(
+                    trainer,
+                    corpus.samples,
+                    minutes,
+                    self.folder / "codec.pt",
+                    total_minutes=self.recipe.refine_minutes,
+                    seed=self.recipe.seed,
+                    report=report,
+                )
 
     def codes(self, trainer: CodecTrainer, corpus: Corpus, split: str) -> np.ndarray:
         """Codes int16 [N, K, T] of the corpus, kept on disk; pieces rendered since are added."""
@@ -158,6 +181,8 @@ def told(recipe: Recipe, codec: CodecTrainer, decoder: DecoderTrainer, losses: l
         **asdict(recipe),
         "codec_steps": codec.step,
         "codec_trained_minutes": round(codec.seconds / 60, 1),
+        "refined_steps": codec.refined_steps,
+        "refined_minutes": round(codec.refined_seconds / 60, 1),
         "decoder_steps": decoder.step,
         "decoder_trained_minutes": round(decoder.seconds / 60, 1),
         "decoder_parameters": sum(value.numel() for value in decoder.model.decoder.parameters()),
@@ -182,6 +207,9 @@ def train(
     codec_minutes: Annotated[
         float, typer.Option(help="training time of the codec over all runs")
     ] = Recipe.codec_minutes,
+    refine_minutes: Annotated[
+        float, typer.Option(help="further training time of the codec's decoder over all runs")
+    ] = Recipe.refine_minutes,
     decoder_minutes: Annotated[
         float, typer.Option(help="training time of the decoder over all runs")
     ] = Recipe.decoder_minutes,
@@ -189,13 +217,14 @@ def train(
 ) -> None:
     """Train the embedded checkpoint from nothing, or go on where the last run stopped, and write it."""
     torch.set_num_threads(1)
-    recipe = Recipe(pieces, held_out, seed, filters, layers, width, codec_minutes, decoder_minutes)
+    recipe = Recipe(pieces, held_out, seed, filters, layers, width, codec_minutes, refine_minutes, decoder_minutes)
     run = Run(folder, recipe, minutes, device)
     try:
         began = time.monotonic()
         held_corpus, corpus = run.corpus("held_out", recipe.held_out), run.corpus("train", recipe.pieces)
         codec = run.codec(corpus)
         codes, held_codes = run.codes(codec, corpus, "train"), run.codes(codec, held_corpus, "held_out")
+        run.refine(codec, corpus)
         decoder = run.decoder(corpus, codes)
         losses = validate(decoder, held_codes, held_corpus.captions)
         _console.print(f"held-out loss {'/'.join(f'{value:.3f}' for value in losses)} nats at step {decoder.step}")

@@ -1,0 +1,129 @@
+"""The checkpoint that ships: transformers loads and plays it, and we play the same; it is tonal, and never silent."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from rfm_live.concepts.meters import longest_silence_seconds, tonal_clarity
+from rfm_live.embedded import CHECKPOINT, DEFAULT_PROMPT
+from rfm_live.engine.defaults import default_settings
+from rfm_live.engine.player import Engine
+from rfm_live.engine.prompts import Prompts
+from rfm_live.engine.stream import TokenStream
+from rfm_live.model.checkpoint import MusicGen, load_checkpoint
+from rfm_live.model.sampling import SamplingSettings
+
+
+@pytest.fixture(scope="module")
+def model() -> MusicGen:
+    return load_checkpoint(CHECKPOINT)
+
+
+def greedy_codes(model: MusicGen, prompt: str, guidance: float, frames: int) -> torch.Tensor:
+    """Codes [K, T] that our token stream makes without randomness."""
+    settings = default_settings(model.path, model.config, prompt=prompt)
+    assert settings.window is not None
+    directions = torch.zeros(0, model.config.decoder.layers, model.config.decoder.width)
+    stream = TokenStream(model.decoder, directions, SamplingSettings(0.0, 0, guidance, 0), settings.window)
+    stream.set_prompt(Prompts(model).states(prompt))
+    codes: list[np.ndarray] = []
+    with torch.inference_mode():
+        while len(codes) < frames:
+            if (column := stream.step()) is not None:
+                codes.append(column)
+    return torch.from_numpy(np.stack(codes, axis=1))
+
+
+@pytest.mark.parametrize(("guidance", "frames"), [(1.0, 400), (3.0, 200)])
+def test_transformers_plays_the_checkpoint_and_we_play_the_same(model: MusicGen, guidance: float, frames: int) -> None:
+    from transformers import AutoProcessor, MusicgenForConditionalGeneration
+
+    reference = MusicgenForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    tokens = AutoProcessor.from_pretrained(CHECKPOINT)(text=["Slow piano, no drums"], return_tensors="pt")
+    codebooks = model.config.decoder.codebooks
+    ending = (
+        codebooks - 1
+    )  # transformers pads the last columns, so its last frames hear another context than a stream's
+    audio = reference.generate(
+        **tokens, do_sample=False, guidance_scale=guidance, max_new_tokens=frames + ending + codebooks - 1
+    )[0, 0, : frames * model.config.hop]
+    codes = greedy_codes(model, "Slow piano, no drums", guidance, frames)
+    ours = model.codec.decode(codes[None])[0, 0]
+    assert audio.shape == ours.shape
+    assert (audio - ours).abs().max() < 1e-5
+
+
+def test_logits_equal_those_of_transformers(model: MusicGen) -> None:
+    from transformers import MusicgenForConditionalGeneration
+
+    reference = MusicgenForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    config = model.config.decoder
+    columns = torch.randint(config.vocab, (1, config.codebooks, 200), generator=torch.Generator().manual_seed(0))
+    states, mask = Prompts(model).states(DEFAULT_PROMPT) or pytest.fail("the default prompt has no states")
+    with torch.no_grad():
+        projected = reference.enc_to_dec_proj(states) * mask[..., None]
+        theirs = reference.decoder(
+            input_ids=columns[0], encoder_hidden_states=projected, encoder_attention_mask=mask.long()
+        ).logits
+        ours = model.decoder(columns, 0, model.decoder.new_cache(1, 200), model.decoder.new_cross(states, mask))
+    assert (ours[0].transpose(0, 1) - theirs).abs().max() < 1e-4
+
+
+def test_the_default_prompt_needs_no_text_encoder_and_its_states_are_the_encoders(model: MusicGen) -> None:
+    prompts = Prompts(model)
+    assert prompts.is_quick(DEFAULT_PROMPT)
+    known = prompts.states(DEFAULT_PROMPT)
+    encoded = model.text_encoder().encode(DEFAULT_PROMPT)
+    assert known is not None and encoded is not None
+    torch.testing.assert_close(known[0], encoded[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_minute_of_music_is_tonal_and_never_silent_for_two_seconds(model: MusicGen) -> None:
+    engine = Engine(model, None, default_settings(model.path, model.config, prompt=DEFAULT_PROMPT, seed=11))
+    samples = engine.render([], 60.0)
+    assert longest_silence_seconds(samples) < 2.0
+    assert np.abs(samples).max() <= 1.0
+    noise = np.random.default_rng(0).standard_normal(32_000 * 10).astype(np.float32) * 0.1
+    assert tonal_clarity(samples) > 1.5 * tonal_clarity(noise)
+
+
+def test_the_meters_of_the_card_hold_the_bars() -> None:
+    """Measured by `rfm_live.embedded.evaluate`, on the weights that the test below names."""
+    meters = json.loads((CHECKPOINT / "meters.json").read_text())
+    assert meters["codec"]["pitch_survival"][0] >= 0.8
+    assert meters["stream"]["minutes"] >= 10
+    assert meters["stream"]["longest_silence_seconds"] < 2.0
+    assert meters["stream"]["peak"] <= 1.0
+    treble = {prompt: meters["prompts"][f"treble_share: {prompt}"] for prompt in ("piano with drums", "piano no drums")}
+    assert treble["piano with drums"][0] > 2 * treble["piano no drums"][0]
+
+
+def test_a_frame_takes_less_than_half_of_its_time_on_one_thread(model: MusicGen) -> None:
+    """At least twice real time, and 95 of 100 frames within 15 ms, in processor time: the machine may be shared."""
+    engine = Engine(model, None, default_settings(model.path, model.config, prompt=DEFAULT_PROMPT))
+    engine.render([], 1.0)
+    windows = []
+    for _ in range(3):
+        times = []
+        for _ in range(200):
+            began = time.process_time()
+            engine.advance()
+            times.append(1000 * (time.process_time() - began))
+        windows.append((np.percentile(times, 50), np.percentile(times, 95)))
+    median, p95 = min(windows)
+    assert median <= 10.0, windows
+    assert p95 <= 15.0, windows
+
+
+def test_the_model_card_tells_of_this_checkpoint(model: MusicGen) -> None:
+    meters = json.loads((CHECKPOINT / "meters.json").read_text())
+    assert meters["sha256"] == model.sha256
+    assert model.sha256 in (CHECKPOINT / "MODEL_CARD.md").read_text()
+
+
+def test_the_tracked_files_stay_small() -> None:
+    size = sum(file.stat().st_size for file in CHECKPOINT.iterdir())
+    assert size < 25_000_000
