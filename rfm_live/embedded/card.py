@@ -19,7 +19,7 @@ sha256 of the weights: `{sha256}`
   contexts up to 1024 frames.
 - **Data**: {pieces} pieces of 30 s (seed {seed}) by our own composer (`rfm_live.embedded.composer`), rendered by
   FluidSynth with the FluidR3 Mono soundfont (MIT), reverb and chorus off. Six instruments, bass and drums; the tonic
-  is uniform over the 12 pitch classes and never in the caption.
+  is uniform over the 12 pitch classes and never in the caption. {note}
 - **Held-out loss** per codebook: {held_out_loss_nats} nats (uniform guess: 6.24).
 - **Licence**: Apache-2.0. No weights of anyone else were used.
 
@@ -36,7 +36,7 @@ def write_card(checkpoint: Path) -> None:
     training = json.loads((checkpoint / "training.json").read_text())
     meters = json.loads((checkpoint / "meters.json").read_text())
     rows = [f"### {name}\n\n{_table(values)}" for name, values in meters.items() if isinstance(values, dict)]
-    text = _TEXT.format(**training, sha256=meters["sha256"], meters="\n\n".join(rows))
+    text = _TEXT.format(**{"note": "", **training}, sha256=meters["sha256"], meters="\n\n".join(rows))
     (checkpoint / "MODEL_CARD.md").write_text(text)
 
 

@@ -35,7 +35,7 @@ from rfm_live.steering.bank import ConceptBank, save_bank
 
 CLIP_FRAMES = 256
 HELD_OUT_INSTRUMENT = "flute"
-UNITS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
+UNITS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 _console = Console()
 
 
@@ -89,10 +89,13 @@ def random_bank(bank: ConceptBank, seed: int) -> ConceptBank:
 
 @dataclass(frozen=True)
 class Play:
-    """How every clip of an evaluation is played; shares are taken after the first `skip_seconds`."""
+    """How every clip of an evaluation is played: unsteered at first, the knob turned at `knob_seconds`, as on stage.
+
+    Shares are taken from one second after the knob to the end.
+    """
 
     seconds: float = 10.0
-    skip_seconds: float = 1.0
+    knob_seconds: float = 3.0
     prompt: str = DEFAULT_PROMPT
 
 
@@ -101,8 +104,8 @@ def pitch_class_shares(
 ) -> npt.NDArray[np.float64]:
     """Share [12] of 20 ms frames in which each pitch class is the strongest, with one knob at 1.0 or none."""
     engine = Engine(model, bank, default_settings(model.path, model.config, prompt=play.prompt, seed=seed))
-    events = [] if concept is None else [(0, f"/concept/{concept}/eta", 1.0)]
-    strongest = strongest_pitch_class(engine.render(events, play.seconds))[round(play.skip_seconds * 50) :]
+    events = [] if concept is None else [(round(play.knob_seconds * 50), f"/concept/{concept}/eta", 1.0)]
+    strongest = strongest_pitch_class(engine.render(events, play.seconds))[round((play.knob_seconds + 1) * 50) :]
     return np.bincount(strongest[strongest >= 0], minlength=12) / len(strongest)
 
 
@@ -186,6 +189,7 @@ def learn(
         "clips_per_class": per_class,
         "seeds": seeds,
         "seconds": play.seconds,
+        "knob_at_seconds": play.knob_seconds,
         "prompt": play.prompt,
     }
     target.with_suffix(".json").write_text(json.dumps(details, indent=2) + "\n")
