@@ -116,7 +116,7 @@ def treble_share(clip: Clip) -> float:
 def prompt_meters(model: MusicGen, seeds: Sequence[int], seconds: float) -> dict[str, object]:
     """What prompts change in the sound: treble with and without drums, onsets when fast and slow."""
     pairs = {
-        "treble_share": (treble_share, "piano with drums", "piano no drums"),
+        "treble_share": (treble_share, "guitar with drums", "flute, no drums"),
         "onset_rate_hz": (onset_rate_hz, "fast dense marimba arpeggio", "slow sparse strings drone"),
     }
     meters: dict[str, object] = {}

@@ -38,15 +38,15 @@ _console = Console()
 class Recipe:
     """Everything that shapes the result; written to `recipe.json` beside the run and into the model card."""
 
-    pieces: int = 1000
+    pieces: int = 1200
     held_out: int = 40
     seed: int = 0
     filters: int = 12
     layers: int = 4
     width: int = 256
-    codec_minutes: float = 42.0
-    refine_minutes: float = 30.0
-    decoder_minutes: float = 75.0
+    codec_minutes: float = 35.0
+    refine_minutes: float = 28.0
+    decoder_minutes: float = 60.0
 
 
 class Run:
