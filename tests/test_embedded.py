@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from rfm_live.embedded import CHECKPOINT, DEFAULT_PROMPT
 from rfm_live.engine.defaults import default_settings
 from rfm_live.engine.player import Engine
 from rfm_live.engine.prompts import Prompts
-from rfm_live.engine.stream import TokenStream
+from rfm_live.engine.stream import TokenStream, Window
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.model.sampling import SamplingSettings
+from tests.oracle import greedy_music
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +24,19 @@ def model() -> MusicGen:
     return load_checkpoint(CHECKPOINT)
 
 
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    """transformers' own reading of the checkpoint."""
+    from transformers import MusicgenForConditionalGeneration
+
+    return MusicgenForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+
+
 def greedy_codes(model: MusicGen, prompt: str, guidance: float, frames: int) -> torch.Tensor:
-    """Codes [K, T] that our token stream makes without randomness."""
-    settings = default_settings(model.path, model.config, prompt=prompt)
-    assert settings.window is not None
+    """Codes [K, T] that our token stream makes without randomness, in one window."""
     directions = torch.zeros(0, model.config.decoder.layers, model.config.decoder.width)
-    stream = TokenStream(model.decoder, directions, SamplingSettings(0.0, 0, guidance, 0), settings.window)
+    window = Window.fitting(2048, seconds=31)
+    stream = TokenStream(model.decoder, directions, SamplingSettings(0.0, 0, guidance, 0), window)
     stream.set_prompt(Prompts(model).states(prompt))
     codes: list[np.ndarray] = []
     with torch.inference_mode():
@@ -37,29 +46,32 @@ def greedy_codes(model: MusicGen, prompt: str, guidance: float, frames: int) -> 
     return torch.from_numpy(np.stack(codes, axis=1))
 
 
-@pytest.mark.parametrize(("guidance", "frames"), [(1.0, 400), (3.0, 200)])
-def test_transformers_plays_the_checkpoint_and_we_play_the_same(model: MusicGen, guidance: float, frames: int) -> None:
-    from transformers import AutoProcessor, MusicgenForConditionalGeneration
+@pytest.mark.parametrize(("guidance", "frames"), [(1.0, 1500), (3.0, 500)])
+def test_we_play_what_transformers_plays(model: MusicGen, reference: Any, guidance: float, frames: int) -> None:
+    from transformers import AutoProcessor
 
-    reference = MusicgenForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
-    tokens = AutoProcessor.from_pretrained(CHECKPOINT)(text=["Slow piano, no drums"], return_tensors="pt")
-    codebooks = model.config.decoder.codebooks
-    ending = (
-        codebooks - 1
-    )  # transformers pads the last columns, so its last frames hear another context than a stream's
-    audio = reference.generate(
-        **tokens, do_sample=False, guidance_scale=guidance, max_new_tokens=frames + ending + codebooks - 1
-    )[0, 0, : frames * model.config.hop]
-    codes = greedy_codes(model, "Slow piano, no drums", guidance, frames)
-    ours = model.codec.decode(codes[None])[0, 0]
-    assert audio.shape == ours.shape
-    assert (audio - ours).abs().max() < 1e-5
+    prompt = "Slow piano, no drums"
+    tokens = AutoProcessor.from_pretrained(CHECKPOINT)(text=[prompt], return_tensors="pt")
+    theirs, samples = greedy_music(reference, tokens, frames, guidance)
+    assert torch.equal(greedy_codes(model, prompt, guidance, frames), theirs[:, :frames])
+    with torch.inference_mode():
+        ours = model.codec.decode(theirs[None])[0, 0]
+    torch.testing.assert_close(ours, samples, atol=1e-5, rtol=0)
 
 
-def test_logits_equal_those_of_transformers(model: MusicGen) -> None:
-    from transformers import MusicgenForConditionalGeneration
+def test_the_pipeline_of_transformers_plays_the_checkpoint(model: MusicGen) -> None:
+    from transformers import pipeline
 
-    reference = MusicgenForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    player = pipeline("text-to-audio", model=str(CHECKPOINT), dtype=torch.float32)
+    options = {"do_sample": False, "guidance_scale": 3.0, "max_new_tokens": 106}
+    answer = player(DEFAULT_PROMPT, generate_kwargs=options)
+    with torch.inference_mode():
+        ours = model.codec.decode(greedy_codes(model, DEFAULT_PROMPT, 3.0, 100)[None])[0, 0].numpy()
+    assert answer["sampling_rate"] == model.config.sample_rate
+    np.testing.assert_allclose(np.ravel(answer["audio"])[: len(ours)], ours, atol=1e-5)
+
+
+def test_logits_equal_those_of_transformers(model: MusicGen, reference: Any) -> None:
     config = model.config.decoder
     columns = torch.randint(config.vocab, (1, config.codebooks, 200), generator=torch.Generator().manual_seed(0))
     states, mask = Prompts(model).states(DEFAULT_PROMPT) or pytest.fail("the default prompt has no states")

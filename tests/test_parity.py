@@ -19,6 +19,7 @@ from rfm_live.engine.stream import TokenStream, Window
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.model.delay import delay
 from rfm_live.model.sampling import SamplingSettings
+from tests.oracle import greedy_music
 from tests.tiny import tiny_checkpoint, tiny_tokenizer
 
 FRAMES = 502
@@ -73,29 +74,9 @@ def performance(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
     path = tiny_checkpoint(tmp_path_factory.mktemp("parity"), dtype=case.dtype, **case.sizes)
     reference: Any = MusicgenForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval()
     model = load_checkpoint(path)
-    codes, samples = transformers_music(reference, case)
-    return Performance(case, path, model, reference, stream_codes(model, case), codes, samples)
-
-
-def transformers_music(reference: Any, case: Case) -> tuple[Tensor, Tensor]:
-    """What transformers generates greedily: codes [K, T] as its codec is given them, and samples [T * hop].
-
-    It ends with pad columns, so its last K - 1 frames hear another context than those of an endless stream: T is
-    FRAMES and these.
-    """
-    given: list[Tensor] = []
-    decode = reference.audio_encoder.decode
-
-    def listening(codes: Tensor, *args: Any, **options: Any) -> Any:
-        given.append(codes)  # [1, B, K, T]
-        return decode(codes, *args, **options)
-
-    reference.audio_encoder.decode = listening
     tokens = tiny_tokenizer()(case.prompt, return_tensors="pt")
-    columns = FRAMES + 2 * (reference.decoder.num_codebooks - 1)
-    samples = reference.generate(**tokens, do_sample=False, guidance_scale=case.guidance, max_new_tokens=columns)
-    reference.audio_encoder.decode = decode
-    return given[0][0, 0], samples[0, 0]
+    codes, samples = greedy_music(reference, tokens, FRAMES, case.guidance)
+    return Performance(case, path, model, reference, stream_codes(model, case), codes, samples)
 
 
 @torch.inference_mode()
