@@ -1,23 +1,56 @@
-"""Where the files that come with the program are: the embedded checkpoint and the shipped banks. Loads nothing."""
+"""Where files are: the embedded checkpoint, the shipped banks, and checkpoints by name. Loads nothing.
 
+The one place that turns what a user types after `--checkpoint` into a folder; nothing here uses the network.
+"""
+
+import re
 from pathlib import Path
 
 from rfm_live.errors import StartError
 
 EMBEDDED = "embedded"
+# The files one of which makes a folder a checkpoint: transformers' layout and audiocraft's.
+CHECKPOINT_MARKS = ("config.json", "state_dict.bin")
 _PACKAGE = Path(__file__).parent
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
 
 
 def checkpoint_folder(name: str) -> Path:
-    """The folder of a checkpoint: "embedded", or a path.
+    """The folder of a checkpoint: "embedded", a path, or a hub id OWNER/NAME[@REVISION] in the local cache.
 
     Raises:
-        StartError: there is no such folder.
+        StartError: there is no such folder, or the hub's model has not been pulled.
     """
     folder = _PACKAGE / "embedded" / "checkpoint" if name == EMBEDDED else Path(name).expanduser()
-    if not (folder / "config.json").is_file():
-        raise StartError(f"checkpoint '{name}': {folder} holds no config.json")
+    hub_id = hub_name(name)
+    if hub_id is not None and not folder.exists():
+        cached = cached_snapshot(*hub_id)
+        if cached is None:
+            raise StartError(
+                f"checkpoint '{name}' is neither a folder nor in the local Hugging Face cache: "
+                f"rfm-live models pull {name}"
+            )
+        folder = cached
+    if not any((folder / mark).is_file() for mark in CHECKPOINT_MARKS):
+        raise StartError(f"checkpoint '{name}': {folder} holds no {' or '.join(CHECKPOINT_MARKS)}")
     return folder
+
+
+def hub_name(name: str) -> tuple[str, str | None] | None:
+    """Split OWNER/NAME[@REVISION] -> (hub id, revision or None); None for what is no such name."""
+    match = _HUB_ID.fullmatch(name)
+    return None if match is None else (match["id"], match["revision"])
+
+
+def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
+    """The folder of a model in the local Hugging Face cache, or None. Never uses the network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        return None
 
 
 def bank_file(name: str | None, checkpoint: str) -> Path | None:

@@ -66,5 +66,5 @@ def test_a_text_encoder_that_does_not_fit_is_refused(tiny_path: Path, tmp_path: 
     config = json.loads((model.path / "config.json").read_text())
     config["text_encoder"][key] = value
     (model.path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="unfit: text_encoder"):
+    with pytest.raises(CheckpointError, match=r"unfit.*text_encoder"):
         model.text_encoder()

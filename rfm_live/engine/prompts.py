@@ -30,7 +30,8 @@ class Prompts:
         """`encode` takes the place of the model's own text encoder. Raises CheckpointError for broken stored states."""
         self._encode = encode or (lambda text: model.text_encoder().encode(text))
         self._lock = threading.Lock()  # the encoder is loaded once, whoever asks first
-        self._known = _read_cache(model.path / CACHE_NAME, model.config.decoder.text_width)
+        known = {} if model.path is None else _read_cache(model.path / CACHE_NAME, model.config.decoder.text_width)
+        self._known = known
 
     def is_quick(self, text: str) -> bool:
         """Whether `states` answers this text without the text encoder."""

@@ -107,9 +107,9 @@ class _Worker:
         bank = None
         if options.bank is not None:
             bank = load_bank(Path(options.bank), decoder.layers, decoder.width, model.sha256)
-        self._text = TextProcess(model.path)
+        self._text = TextProcess(Path(options.checkpoint))
         self._prompts = Prompts(model, self._text.encode)
-        settings = default_settings(model.path, model.config, prompt=options.prompt, seed=options.seed)
+        settings = default_settings(Path(options.checkpoint), model.config, prompt=options.prompt, seed=options.seed)
         self._engine = Engine(model, bank, settings, prompts=self._prompts)
         self._encoding = _PromptThread(self._prompts)
         self._ahead = min(round(options.buffer_ms / 1000 * sample_rate), tape.capacity)
@@ -132,7 +132,7 @@ class _Worker:
                     "/top_k": settings.sampling.top_k,
                     "/guidance": settings.sampling.guidance,
                 },
-                "checkpoint": model.path.name,
+                "checkpoint": Path(options.checkpoint).name,
                 "load_seconds": time.perf_counter() - started,
                 "real_time_factor": real_time_factor,
             }

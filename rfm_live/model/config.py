@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 from math import prod
 
+from rfm_live.errors import CheckpointError
+
+MOST_POSITIONS = 1 << 14  # MusicGen's are 2048; a table is made of them before any weight is read
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -20,6 +24,7 @@ class DecoderConfig:
     vocab: int
     text_width: int
     max_positions: int = 2048
+    projects_equal_widths: bool = False
 
     @property
     def pad_id(self) -> int:
@@ -31,8 +36,9 @@ class DecoderConfig:
 
     @property
     def projects_text(self) -> bool:
-        """Whether text states pass through a linear map first (transformers leaves it out where widths agree)."""
-        return self.text_width != self.width
+        """Whether text states pass through a linear map first: always in audiocraft; transformers leaves it out where
+        widths agree."""
+        return self.projects_equal_widths or self.text_width != self.width
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,29 @@ class CodecConfig:
 
 @dataclass(frozen=True)
 class MusicGenConfig:
-    """A whole checkpoint. `sample_rate` and `frame_rate` in Hz, `hop` in samples per frame."""
+    """A whole checkpoint. `sample_rate` and `frame_rate` in Hz, `hop` in samples per frame.
+
+    `guidance` and `segment_seconds` are how it wishes to be played: classifier-free guidance, and the longest context
+    that the training has seen.
+    """
 
     decoder: DecoderConfig
     codec: CodecConfig
     sample_rate: int = 32_000
     frame_rate: int = 50
     hop: int = 640
+    guidance: float = 3.0
+    segment_seconds: float = 30.0
+
+
+def joined_config(decoder: DecoderConfig, codec: CodecConfig, source: str) -> MusicGenConfig:
+    """Put decoder and codec together. Raises `CheckpointError` where they do not fit; `source` names the file in it."""
+    if codec.sample_rate % codec.hop:
+        raise CheckpointError(f"{source}: audio_encoder: {codec.sample_rate} Hz is no multiple of {codec.hop} samples")
+    for what, ours, theirs in (
+        ("codebooks", decoder.codebooks, codec.codebooks),
+        ("codes per codebook", decoder.vocab, codec.codebook_size),
+    ):
+        if ours != theirs:
+            raise CheckpointError(f"{source}: decoder has {ours} {what}, audio_encoder has {theirs}")
+    return MusicGenConfig(decoder, codec, codec.sample_rate, codec.sample_rate // codec.hop, codec.hop)
