@@ -6,7 +6,7 @@ not read; `TorchFile.read` maps the file anew from time to time, so that pages o
 model.
 """
 
-import re
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,14 @@ class TorchFile:
         try:
             return torch.load(self.file, map_location="cpu", mmap=True, weights_only=not self._trust_pickle)
         except Exception as error:  # a hostile pickle can make the unpickler raise anything
-            found = re.search(r"GLOBAL (\S+) was not an allowed global|(?:class|function) (\S+)", str(error))
-            if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
-                name = next((group for group in found.groups() if group), "?") if found else "an object"
-                reason = f"its pickle asks for '{name}', which may run code; --trust-pickle allows it"
+            if isinstance(error, pickle.UnpicklingError) and (names := self._unsafe_names()):
+                reason = f"its pickle asks for '{names[0]:.80}', which may run code; --trust-pickle allows it"
             else:
                 reason = f"cannot be read: {one_line(error)}"
             raise CheckpointError(f"{self.file}: {reason}") from error
+
+    def _unsafe_names(self) -> list[str]:
+        try:
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(self.file))
+        except Exception:  # as above; the pickle may be broken as well
+            return []
