@@ -165,6 +165,11 @@ class Decoder(nn.Module):
         keys, values = torch.stack(pairs).permute(3, 0, 1, 4, 2, 5).contiguous()  # each [L, rows, H, S, E]
         return CrossCache(keys, values, None if bool(mask.all()) else mask[:, None, None, :])
 
+    def embed(self, columns: Tensor, position: int) -> Tensor:
+        """The first block's input: codes int64 [B, K, T] from `position` on, summed over codebooks -> [B, T, D]."""
+        h = F.embedding(columns + self.code_offsets, self.embedding.weight).sum(1)  # [B, T, D]
+        return h + self.positions[position : position + columns.shape[2]].to(h.dtype)
+
     def forward(
         self, columns: Tensor, position: int, cache: KVCache, cross: CrossCache | None, steering: Tensor | None = None
     ) -> Tensor:
@@ -196,8 +201,7 @@ class Decoder(nn.Module):
         end = position + columns.shape[2]
         if not 0 <= position < end <= cache.length:
             raise ValueError(f"columns {position}..{end - 1} do not fit a cache of {cache.length}")
-        h = F.embedding(columns + self.code_offsets, self.embedding.weight).sum(1)  # [B, T, D]
-        h = h + self.positions[position:end].to(h.dtype)  # [B, T, D]
+        h = self.embed(columns, position)  # [B, T, D]
         mask = None if columns.shape[2] == 1 else _causal_mask(position, end, h.device)  # [T, end]
         text_rows = 0 if cross is None else cross.rows
         for layer, block in enumerate(self._blocks):
