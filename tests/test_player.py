@@ -116,6 +116,25 @@ def test_an_event_changes_no_sample_before_its_frame(
     assert not np.array_equal(turned[17 * HOP :], plain[17 * HOP :])
 
 
+def test_a_shorter_window_makes_the_engine_hear_less_from_its_frame_on(tiny_model: MusicGen) -> None:
+    def play(events: list[tuple[int, str, object]]) -> tuple[np.ndarray, list[int]]:
+        engine, lengths = Engine(tiny_model, settings=EngineSettings(window=Window(100, 40, 10, 4))), []
+        sound = []
+        for frame in range(200):
+            for _, address, value in (event for event in events if event[0] == frame):
+                engine.apply(address, value)
+            sound.append(engine.advance())
+            lengths.append(engine._stream.column - engine._stream.context_start)
+        return np.concatenate(sound), lengths
+
+    plain, lengths = play([])
+    turned, shorter = play([(70, "/window", 1.0)])
+    np.testing.assert_array_equal(turned[: 70 * HOP], plain[: 70 * HOP])
+    assert not np.array_equal(turned, plain)
+    assert max(lengths[80:]) == 99 and max(shorter[80:]) == 49  # and the column that the next step reads
+    np.testing.assert_array_equal(play([(70, "/window", 60.0)])[0], plain)  # as much as the engine allows
+
+
 @pytest.mark.parametrize("stop", [0, 1, 8, 15, 22, 31, 47])
 def test_a_restored_engine_replays_the_same_samples(new_engine: Callable[..., Engine], stop: int) -> None:
     engine = new_engine()
@@ -224,6 +243,8 @@ def test_broken_prompt_states_are_refused(tiny_model: MusicGen, tmp_path: Path) 
         ("/strength", -1),
         ("/gain", 13),
         ("/gain", math.nan),
+        ("/window", 0.5),
+        ("/window", 61),
         ("/temperature", math.inf),
         ("/top_k", 2.5),
         ("/seed", -1),

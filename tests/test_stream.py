@@ -25,7 +25,9 @@ CONCEPTS = 2
 @pytest.fixture(scope="module")
 def decoder() -> Decoder:
     torch.manual_seed(5)
-    return Decoder(CONFIG).eval().requires_grad_(False)
+    decoder = Decoder(CONFIG).eval().requires_grad_(False)
+    decoder.embedding.weight.normal_()  # made empty, for a checkpoint to fill
+    return decoder
 
 
 @pytest.fixture(scope="module")
@@ -145,11 +147,14 @@ def test_a_restored_stream_goes_on_as_the_first_time(
     stream.set_prompt(prompt)
     if stop == 63:
         stream.forget()
+    if stop == 90:
+        stream.set_window(25)
     play(stream, stop)
     state = stream.copy_state()
     after = play(stream, 70, first=stop)
     stream.set_prompt(None)
     stream.set_settings(UNGUIDED)
+    stream.set_window(10)
     play(stream, 5)
     other = TokenStream(decoder, directions, UNGUIDED, WINDOW)
     for restored in (stream, other, stream):
@@ -245,6 +250,22 @@ def test_a_window_that_cannot_be_primed_in_time_is_refused() -> None:
 def test_a_window_longer_than_the_decoder_s_positions_is_refused(decoder: Decoder, directions: Tensor) -> None:
     with pytest.raises(RfmError, match="65 frames exceeds 64 positions"):
         TokenStream(decoder, directions, UNGUIDED, Window(65, 14, 6, 3))
+
+
+def test_a_window_that_the_stream_has_no_cache_for_is_refused(decoder: Decoder, directions: Tensor) -> None:
+    stream = TokenStream(decoder, directions, UNGUIDED, WINDOW)
+    for frames in (1, 41):
+        with pytest.raises(RfmError, match=rf"window is {frames} frames, expected 2\.\.40"):
+            stream.set_window(frames)
+
+
+@pytest.mark.parametrize("window", [WINDOW, Window(), Window(100, 50, 1, 1), Window(7, 5, 5, 3)])
+def test_a_resized_window_is_a_window(window: Window) -> None:
+    for frames in range(2, window.frames + 1):
+        resized = window.resized(frames)
+        assert resized.frames == frames
+        assert resized.prime <= window.prime and resized.chunk == window.chunk
+    assert window.resized(window.frames) == window
 
 
 @pytest.mark.parametrize("positions", [8, 64, 512, 2048])

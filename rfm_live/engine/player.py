@@ -19,7 +19,7 @@ from rfm_live.engine.stream import PromptStates, StreamState, TokenStream, Windo
 from rfm_live.errors import ControlError
 from rfm_live.model.checkpoint import MusicGen
 from rfm_live.model.codec_stream import DecoderState, StreamingDecoder
-from rfm_live.model.sampling import SamplingSettings
+from rfm_live.model.sampling import Codes, SamplingSettings
 from rfm_live.steering.bank import ConceptBank
 from rfm_live.steering.plan import OVERALL_FIELDS, PlanState, SteeringPlan
 
@@ -27,6 +27,7 @@ Samples = npt.NDArray[np.float32]
 Event = tuple[int, str, object]  # frame, address, value
 
 GAIN_DB = (-60.0, 12.0)
+WINDOW_SECONDS = (1.0, 60.0)
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,11 @@ class Engine:
         decoder = model.decoder.config
         self.bank = bank or ConceptBank.empty(decoder.layers, decoder.width)
         self.hop, self.sample_rate = model.config.hop, model.config.sample_rate
-        window = settings.window or Window.fitting(decoder.max_positions, frame_rate=model.config.frame_rate)
+        self._frame_rate = model.config.frame_rate
+        self._window = settings.window or Window.fitting(decoder.max_positions, frame_rate=self._frame_rate)
         weight = model.decoder.embedding.weight
         directions = torch.from_numpy(self.bank.directions).to(weight.device, weight.dtype)  # [C, L, D]
-        self._stream = TokenStream(model.decoder, directions, settings.sampling, window)
+        self._stream = TokenStream(model.decoder, directions, settings.sampling, self._window)
         self._plan = SteeringPlan(self.bank, settings.sampling.seed)
         self._decoder = StreamingDecoder(model.codec)
         self._codec_device = model.codec.quantizer.codebooks.device
@@ -86,6 +88,14 @@ class Engine:
         self._prompt = ""
         self.frame = 0
         self.set_prompt(settings.prompt, self._prompts.states(settings.prompt))
+
+    @property
+    def codes(self) -> Codes | None:
+        """The codes int64 [K] of the newest frame that the model has completed, None before the first.
+
+        A causal codec answers them with the samples of the same frame; another trails by its look-ahead.
+        """
+        return self._stream.newest_frame()
 
     def advance(self) -> Samples:
         """Make the next frame: samples [hop] in ±1, also handed to the tape writer.
@@ -145,6 +155,9 @@ class Engine:
             self._is_playing = _number(address, value) != 0
         elif address == "/gain":
             self._gain_db = _in_range(address, _number(address, value), *GAIN_DB)
+        elif address == "/window":
+            seconds = _in_range(address, _number(address, value), *WINDOW_SECONDS)
+            self._stream.set_window(min(round(seconds * self._frame_rate), self._window.frames))
         elif address in ("/forget", "/panic"):
             if _number(address, value):  # 0 is the release of a button
                 if address == "/panic":

@@ -6,9 +6,9 @@ A column is what one step reads; column 0 is the begin of the stream, and column
 Endless play. Positions are added at the decoder's input, so keys and values cannot be moved to other positions. Before
 the window is full, a second cache is filled with the last `prime` columns, at most `chunk` of them per step, and takes
 over at a column that is known beforehand. It reads those columns as a stream of its own would: all pad first, then the
-delay pattern's triangle, each column steered as it was when it was played. `forget` strikes the steering of the past
-from the record and does the same with the last `forget` columns. Nothing depends on time, so the same steps give the
-same codes.
+delay pattern's triangle, each column steered as it was when it was played, under the prompt and guidance of the step
+that reads it. `forget` strikes the steering of the past from the record and does the same with the last `forget`
+columns; a smaller window, with those that it primes. Nothing depends on time, so the same steps give the same codes.
 """
 
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ import torch
 from rfm_kernels.reference import combine_directions
 from torch import Tensor
 
-from rfm_live.errors import StartError
+from rfm_live.errors import ControlError, StartError
 from rfm_live.model.decoder import CrossCache, Decoder, KVCache
 from rfm_live.model.sampling import Codes, SamplingSettings, guide, sample
 from rfm_live.steering.plan import Coefficients
@@ -57,6 +57,11 @@ class Window:
         prime = max(frames * 2 // 5, 1)
         return cls(frames, prime, min(100, max(prime // 2, 1)))
 
+    def resized(self, frames: int) -> "Window":
+        """This window in the same proportions; at least 2 frames. It needs no more room to prime than this one."""
+        prime = max(self.prime * frames // self.frames, 1)
+        return Window(frames, prime, min(self.forget, prime), self.chunk)
+
     def priming_steps(self, columns: int) -> int:
         """How many steps it takes to read so many columns."""
         return -(-columns // self.chunk)
@@ -64,10 +69,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Priming:
-    """The context in preparation: it starts at column `base`, has read `filled` columns, takes over at `swap_at`."""
+    """The context in preparation: it starts at column `base`, has read `filled` columns, takes over at `swap_at`.
+
+    `forgets` says that `forget` asked for it, not the window's end.
+    """
 
     base: int
     swap_at: int
+    forgets: bool
     filled: int = 0
 
 
@@ -77,6 +86,7 @@ class StreamState:
 
     column: int
     base: int
+    window: Window
     priming: Priming | None
     forget_waits: bool
     columns: npt.NDArray[np.int64]
@@ -97,7 +107,8 @@ class TokenStream:
         config = decoder.config
         if window.frames > config.max_positions:
             raise StartError(f"a window of {window.frames} frames exceeds {config.max_positions} positions")
-        self._decoder, self._directions, self._window = decoder, directions, window
+        self._decoder, self._directions = decoder, directions
+        self._largest_window = self._window = window
         self._codebooks, self._pad = config.codebooks, config.pad_id
         self._settings = settings
         self._cross: CrossCache | None = None
@@ -117,6 +128,11 @@ class TokenStream:
     def column(self) -> int:
         """The column that the next step reads: the number of steps so far."""
         return self._column
+
+    @property
+    def context_start(self) -> int:
+        """The first column that the next step can hear; it moves where one context takes over from another."""
+        return self._base
 
     @property
     def settings(self) -> SamplingSettings:
@@ -143,6 +159,16 @@ class TokenStream:
                 cache[:, :, 0] = cache[:, :, 1]  # the row without text goes on
         self._cross, self._rows = cross, rows
 
+    def set_window(self, frames: int) -> None:
+        """Remember at most `frames`: 2 up to the window that the stream was made with, whose proportions are kept.
+
+        A context that is longer makes way for a shorter one as soon as that is read; the same proportions see to it
+        that there is room to read it in. Raises ControlError outside this range.
+        """
+        if not 2 <= frames <= self._largest_window.frames:
+            raise ControlError(f"window is {frames} frames, expected 2..{self._largest_window.frames}")
+        self._window = self._largest_window.resized(frames)
+
     def forget(self) -> None:
         """Change to a short context without the steering of the past, as soon as it is read."""
         self._was_steered[:] = False
@@ -165,9 +191,10 @@ class TokenStream:
         self._column = column + 1
         self._columns[self._column % len(self._columns)] = codes
         self._prime()
-        return self._complete_frame()
+        return self.newest_frame()
 
-    def _complete_frame(self) -> Codes | None:
+    def newest_frame(self) -> Codes | None:
+        """The codes [K] of the newest complete frame, None before the first."""
         first = self._column - self._codebooks + 1  # the column of the frame's codebook 0
         if first < 1:
             return None
@@ -193,13 +220,16 @@ class TokenStream:
 
     def _plan_context(self) -> None:
         """Begin to read the next context when one is asked for or due."""
-        window, end = self._window, self._base + self._window.frames
-        swap_at = self._column + window.priming_steps(window.forget)
-        if self._forget_waits and swap_at <= end and (self._priming is None or self._priming.swap_at == end):
-            self._priming = Priming(max(swap_at - window.forget, 0), swap_at)
-            self._forget_waits = False
-        elif self._priming is None and self._column == end - window.priming_steps(window.prime):
-            self._priming = Priming(end - window.prime, end)
+        window, priming, column = self._window, self._priming, self._column
+        if self._forget_waits and not (priming is not None and priming.forgets):
+            swap_at = column + window.priming_steps(window.forget)
+            if priming is None or swap_at <= priming.swap_at:
+                self._priming = Priming(max(swap_at - window.forget, 0), swap_at, forgets=True)
+                self._forget_waits = False
+                return
+        swap_at = column + window.priming_steps(window.prime)
+        if priming is None and swap_at >= self._base + window.frames:
+            self._priming = Priming(max(swap_at - window.prime, 0), swap_at, forgets=False)
 
     def _prime(self) -> None:
         """Read at most `chunk` more columns of the next context, and change to it at its column."""
@@ -222,6 +252,7 @@ class TokenStream:
         return StreamState(
             column=self._column,
             base=self._base,
+            window=self._window,
             priming=self._priming,
             forget_waits=self._forget_waits,
             columns=self._columns.copy(),
@@ -237,7 +268,7 @@ class TokenStream:
     def restore_state(self, state: StreamState) -> None:
         """Go on from a copied state; the copy stays usable."""
         self._column, self._base, self._priming = state.column, state.base, state.priming
-        self._forget_waits = state.forget_waits
+        self._window, self._forget_waits = state.window, state.forget_waits
         self._columns[:], self._coefficients[:] = state.columns, state.coefficients
         self._was_steered[:] = state.was_steered
         self._settings, self._cross, self._rows = state.settings, state.cross, state.rows
