@@ -37,7 +37,7 @@ class LanguageModel:
 
 def resolved(content: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The sections that we read, with every `${a.b}` in them replaced by the value there. Raises `CheckpointError`."""
-    return {key: _resolve(content[key], content, source, 0) for key in content if key in _READ}
+    return {key: _resolve(content[key], content, source, 0) for key in content if key in SECTIONS}
 
 
 def _resolve(value: Any, whole: Mapping[str, Any], source: str, hops: int) -> Any:
@@ -190,7 +190,8 @@ def read_codec(content: Mapping[str, Any], source: str) -> CodecConfig:
     )
 
 
-_READ = frozenset(
+# The keys of `xp.cfg` that say something of the model; the rest is of training, and may hold anything.
+SECTIONS = frozenset(
     "solver lm_model compression_model channels interleave_stereo_codebooks conditioners fuser transformer_lm "
     "codebooks_pattern classifier_free_guidance dataset encodec seanet rvq".split()
 )

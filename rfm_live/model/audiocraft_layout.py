@@ -61,7 +61,7 @@ def companion(folder: Path, name: str, what: str) -> Path:
     raise CheckpointError(f"{folder}: its {what} '{name}' is {where}: rfm-live models pull {name}")
 
 
-def text_width(weights: Weights, file: Path) -> int:
+def text_width(weights: Weights, file: Path | str) -> int:
     """The width of the text states, which only the projection's shape [D, text_width] tells."""
     key = f"{PROJECTION}.weight"
     if key not in weights:

@@ -120,12 +120,17 @@ def open_checkpoint(path: Path, trust_pickle: bool = False) -> OpenCheckpoint:
         opened = _open_audiocraft(path, trust_pickle)
     else:
         opened = _open_transformers(path, trust_pickle)
-    _check_width(opened.decoder, opened.config)
-    with torch.device("meta"):
-        decoder, codec = Decoder(opened.config.decoder), Codec(opened.config.codec)
-    check(decoder, opened.decoder)
-    check(codec, opened.codec)
+    judge(opened.config, opened.decoder, opened.codec)
     return opened
+
+
+def judge(config: MusicGenConfig, decoder_source: ModuleSource, codec_source: ModuleSource) -> None:
+    """Hold names, shapes and types of what is stored against the configuration. Raises `CheckpointError`."""
+    _check_width(decoder_source, config)
+    with torch.device("meta"):
+        decoder, codec = Decoder(config.decoder), Codec(config.codec)
+    check(decoder, decoder_source)
+    check(codec, codec_source)
 
 
 def load_text_encoder(path: Path, trust_pickle: bool = False) -> TextEncoder:
