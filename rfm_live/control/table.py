@@ -190,6 +190,7 @@ _MASTER = (
     Parameter("/top_k", "i", 0, 2048, 250, "tokens", "rw", "how many of the likeliest tokens may be drawn; 0 is all"),
     Parameter("/guidance", "f", 1, 10, 3.0, "", "rw", "how closely the prompt is followed; 1 is off"),
     Parameter("/seed", "i", 0, _INT32_MAX, 0, "", "rw", "seed of every random draw"),
+    Parameter("/window", "f", 1, 60, 30.0, "s", "rw", "how much of the music the model hears; at most what it can"),
     Parameter("/forget", "trigger", 0, 1, False, "", "w", "start again from a short, unsteered context"),
     Parameter("/transport/play", "i", 0, 1, 1, "", "rw", "play or hold"),
     Parameter("/panic", "trigger", 0, 1, False, "", "w", "every eta to 0 and a clean context; the sound goes on"),

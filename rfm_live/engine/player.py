@@ -90,6 +90,11 @@ class Engine:
         self.set_prompt(settings.prompt, self._prompts.states(settings.prompt))
 
     @property
+    def window_seconds(self) -> float:
+        """The longest context that this engine can hear."""
+        return self._window.frames / self._frame_rate
+
+    @property
     def codes(self) -> Codes | None:
         """The codes int64 [K] of the newest frame that the model has completed, None before the first.
 

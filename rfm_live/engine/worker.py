@@ -131,6 +131,7 @@ class _Worker:
                     "/temperature": settings.sampling.temperature,
                     "/top_k": settings.sampling.top_k,
                     "/guidance": settings.sampling.guidance,
+                    "/window": self._engine.window_seconds,
                 },
                 "checkpoint": Path(options.checkpoint).name,
                 "load_seconds": time.perf_counter() - started,

@@ -85,7 +85,7 @@ function field(controls, address, label) {
 }
 
 export function masterPanel(controls) {
-  const sliders = ["strength", "budget", "gain", "temperature", "guidance", "top_k"].map((name) =>
+  const sliders = ["strength", "budget", "gain", "temperature", "guidance", "top_k", "window"].map((name) =>
     field(controls, `/${name}`, name.replace("_", "-")));
   const seed = controls.field("/seed", { className: "seed" });
   const draw = element("button", { type: "button", className: "mini", title: "another seed" }, "draw");
