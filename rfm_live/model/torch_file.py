@@ -19,7 +19,7 @@ from rfm_live.model.documents import one_line
 
 _MOST_PICKLE_BYTES = 32 << 20
 _MOST_RECORDS = 100_000
-_REMAP_BYTES = 128 << 20
+_REMAPS = 16  # how often a file is mapped anew while all of it is read
 
 
 class TorchFile:
@@ -51,7 +51,7 @@ class TorchFile:
 
     def read(self, path: tuple[str, ...]) -> Tensor:
         """One tensor, mapped: copy it before the next is read."""
-        if self._touched > _REMAP_BYTES:
+        if self._touched > self._size // _REMAPS:
             self.content, self._touched = None, 0
             self.content = self._load()
         tensor = self._inside(path)
@@ -71,6 +71,7 @@ class TorchFile:
             size = self.file.stat().st_size
             with zipfile.ZipFile(self.file) as archive:
                 records = archive.infolist()
+            self._size = size
         except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             kind = "cannot be read" if isinstance(error, OSError) else "no archive of torch.save, or cut short"
             raise CheckpointError(f"{self.file}: {kind}: {one_line(error)}") from error
