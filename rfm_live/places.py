@@ -3,6 +3,7 @@
 The one place that turns what a user types after `--checkpoint` into a folder; nothing here uses the network.
 """
 
+import json
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ EMBEDDED = "embedded"
 # The files one of which makes a folder a checkpoint: transformers' layout and audiocraft's.
 CHECKPOINT_MARKS = ("config.json", "state_dict.bin")
 _PACKAGE = Path(__file__).parent
-_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?")
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
 
 
 def checkpoint_folder(name: str) -> Path:
@@ -36,21 +37,60 @@ def checkpoint_folder(name: str) -> Path:
     return folder
 
 
-def hub_name(name: str) -> tuple[str, str | None] | None:
-    """Split OWNER/NAME[@REVISION] -> (hub id, revision or None); None for what is no such name."""
+def hub_name(name: str, with_owner: bool = True) -> tuple[str, str | None] | None:
+    """Split OWNER/NAME[@REVISION] -> (hub id, revision or None); None for what is no such name.
+
+    A few old models of the hub have no owner (`t5-base`); a bare word after `--checkpoint` is a folder.
+    """
     match = _HUB_ID.fullmatch(name)
-    return None if match is None else (match["id"], match["revision"])
+    if match is None or (with_owner and "/" not in match["id"]):
+        return None
+    return match["id"], match["revision"]
+
+
+def cached_models() -> list[str]:
+    """The names of the MusicGen checkpoints in the local Hugging Face cache; those of other revisions than main with
+    `@REVISION`."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    names = []
+    for repository in sorted(repositories, key=lambda repository: repository.repo_id):
+        for revision in sorted(repository.revisions, key=lambda revision: revision.commit_hash):
+            if repository.repo_type == "model" and _is_musicgen(revision.snapshot_path):
+                suffix = "" if "main" in revision.refs else f"@{revision.commit_hash}"
+                names.append(repository.repo_id + suffix)
+    return names
+
+
+def _is_musicgen(folder: Path) -> bool:
+    """Whether a folder claims to be a MusicGen, of whatever kind; whether it plays is another question."""
+    if (folder / "state_dict.bin").exists():
+        return True
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and str(content.get("model_type")).startswith("musicgen")
 
 
 def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
     """The folder of a model in the local Hugging Face cache, or None. Never uses the network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-    try:
-        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
-        return None
+    for mark in CHECKPOINT_MARKS:
+        try:
+            found = try_to_load_from_cache(hub_id, mark, revision=revision)
+        except HFValidationError:
+            return None
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
 
 
 def bank_file(name: str | None, checkpoint: str) -> Path | None:

@@ -7,11 +7,18 @@ import typer
 
 from rfm_live import __version__
 from rfm_live.cli.console import console, one_line_errors
+from rfm_live.cli.models import TrustPickle, models
 from rfm_live.places import EMBEDDED
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help=__doc__)
 
-Checkpoint = Annotated[str, typer.Option(help='folder of a MusicGen checkpoint (transformers layout), or "embedded"')]
+Checkpoint = Annotated[
+    str,
+    typer.Option(
+        help='"embedded", the folder of a MusicGen checkpoint (transformers or audiocraft layout), or '
+        "OWNER/NAME[@REVISION] that `models pull` has brought into the local Hugging Face cache"
+    ),
+]
 Bank = Annotated[str | None, typer.Option(help='concept bank (.safetensors), or "none"; default: the one that ships')]
 Seed = Annotated[int, typer.Option(help="names the music: same seed and knobs, same samples", min=0)]
 
@@ -51,12 +58,27 @@ def play(
     port: Annotated[int, typer.Option(help="port of the page and the WebSocket", min=0, max=65535)] = 9080,
     token: Annotated[str | None, typer.Option(help="token that remote clients must bring; default: drawn")] = None,
     buffer: Annotated[float, typer.Option(help="milliseconds of music written ahead of the ear, 60..10000")] = 240.0,
+    trust_pickle: TrustPickle = False,
 ) -> None:
     """Play without end; steer over OSC or in the browser. Ctrl-C ends it."""
     from rfm_live.cli.play import run_play
 
     with one_line_errors():
-        run_play(prompt, checkpoint, bank, seed, sink, device, host, osc_port, reply_port or None, port, token, buffer)
+        run_play(
+            prompt,
+            checkpoint,
+            bank,
+            seed,
+            sink,
+            device,
+            host,
+            osc_port,
+            reply_port or None,
+            port,
+            token,
+            buffer,
+            trust_pickle,
+        )
 
 
 @app.command()
@@ -73,12 +95,13 @@ def render(
     ),
     checkpoint: Checkpoint = EMBEDDED,
     bank: Bank = None,
+    trust_pickle: TrustPickle = False,
 ) -> None:
     """Render a piece into a file: the same engine without clock or devices."""
     from rfm_live.cli.render import run_render
 
     with one_line_errors():
-        run_render(prompt, seconds, seed, set_ or [], output, checkpoint, bank)
+        run_render(prompt, seconds, seed, set_ or [], output, checkpoint, bank, trust_pickle)
 
 
 @app.command()
@@ -88,6 +111,9 @@ def devices() -> None:
 
     with one_line_errors():
         run_devices()
+
+
+app.add_typer(models, name="models")
 
 
 @app.command()

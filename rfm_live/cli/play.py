@@ -25,6 +25,7 @@ def run_play(
     http_port: int,
     token: str | None,
     buffer_ms: float,
+    trust_pickle: bool,
 ) -> None:
     """Play until Ctrl-C or SIGTERM. Raises StartError when it cannot begin."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -42,6 +43,7 @@ def run_play(
         sink=sink,
         device=int(device) if device is not None and device.isdecimal() else device,
         buffer_ms=buffer_ms,
+        trust_pickle=trust_pickle,
     )
     console.print(f"rfm_live: loading {checkpoint} ...")
     asyncio.run(_perform(options, checkpoint))

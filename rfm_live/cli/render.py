@@ -55,7 +55,14 @@ def read_value(table: ControlTable, setting: Setting) -> Value:
 
 
 def run_render(
-    prompt: str, seconds: float, seed: int, settings: list[str], output: Path, checkpoint: str, bank: str | None
+    prompt: str,
+    seconds: float,
+    seed: int,
+    settings: list[str],
+    output: Path,
+    checkpoint: str,
+    bank: str | None,
+    trust_pickle: bool,
 ) -> None:
     """Render `seconds` of music into `output`.
 
@@ -79,7 +86,7 @@ def run_render(
     from rfm_live.steering.bank import load_bank
 
     torch.set_num_threads(1)
-    model = load_checkpoint(folder)
+    model = load_checkpoint(folder, trust_pickle=trust_pickle)
     decoder = model.config.decoder
     concepts = None if bank_path is None else load_bank(bank_path, decoder.layers, decoder.width, model.sha256)
     table = ControlTable(() if concepts is None else concepts.names)

@@ -31,8 +31,9 @@ _END_SECONDS = 0.1
 class TextProcess:
     """Encodes prompts for the checkpoint in `path`; the process starts with `start` or the first prompt."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, trust_pickle: bool = False) -> None:
         self._path = path
+        self._trust_pickle = trust_pickle
         self._conn: Connection | None = None
         self._process: Any = None
         self._is_closed = False
@@ -49,7 +50,8 @@ class TextProcess:
         if self._conn is not None:
             self._conn.close()
         self._conn, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_serve, args=(theirs, str(self._path)), name="rfm_live text", daemon=True)
+        arguments = (theirs, str(self._path), self._trust_pickle)
+        self._process = _SPAWN.Process(target=_serve, args=arguments, name="rfm_live text", daemon=True)
         self._process.start()
         theirs.close()
 
@@ -77,7 +79,7 @@ class TextProcess:
             self._process.join(_END_SECONDS)
 
 
-def _serve(conn: Connection, path: str) -> None:
+def _serve(conn: Connection, path: str, trust_pickle: bool) -> None:
     """Answer prompts until the pipe closes (target of the spawned process)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal: the parent decides
     if hasattr(os, "nice"):
@@ -86,7 +88,7 @@ def _serve(conn: Connection, path: str) -> None:
     torch.set_num_threads(1)
     encoder, failure = None, ""
     try:
-        encoder = load_text_encoder(Path(path))
+        encoder = load_text_encoder(Path(path), trust_pickle)
     except RfmError as error:
         failure = str(error)
     try:

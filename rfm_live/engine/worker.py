@@ -50,7 +50,10 @@ _WARM_UP_FRAMES = 24
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """`checkpoint` is a folder, `bank` a file or None; the engine keeps `buffer_ms` ahead of the play head."""
+    """`checkpoint` is a folder, `bank` a file or None; the engine keeps `buffer_ms` ahead of the play head.
+
+    `trust_pickle` lets the checkpoint's `.bin` files run code while they are read.
+    """
 
     checkpoint: str
     bank: str | None = None
@@ -59,6 +62,7 @@ class WorkerOptions:
     buffer_ms: float = 200.0
     threads: int = 1
     device: str = "cpu"
+    trust_pickle: bool = False
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> "WorkerOptions":
@@ -100,14 +104,16 @@ class _Worker:
         started = time.perf_counter()
         self._conn, self._tape = conn, tape
         torch.set_num_threads(options.threads)
-        self._model = model = load_checkpoint(Path(options.checkpoint), device=options.device)
+        self._model = model = load_checkpoint(
+            Path(options.checkpoint), device=options.device, trust_pickle=options.trust_pickle
+        )
         decoder, sample_rate = model.decoder.config, model.config.sample_rate
         if tape.sample_rate != sample_rate:
             raise StartError(f"the tape runs at {tape.sample_rate} Hz, the checkpoint at {sample_rate} Hz")
         bank = None
         if options.bank is not None:
             bank = load_bank(Path(options.bank), decoder.layers, decoder.width, model.sha256)
-        self._text = TextProcess(Path(options.checkpoint))
+        self._text = TextProcess(Path(options.checkpoint), options.trust_pickle)
         self._prompts = Prompts(model, self._text.encode)
         settings = default_settings(Path(options.checkpoint), model.config, prompt=options.prompt, seed=options.seed)
         self._engine = Engine(model, bank, settings, prompts=self._prompts)

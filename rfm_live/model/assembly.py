@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rfm_live.errors import CheckpointError
-from rfm_live.model.stored import Weights
+from rfm_live.model.stored import StoredTensor, Weights
 
 # Weight norm's magnitude and direction: torch's parametrization, and the older form in published files.
 _NORM_FORMS = (
@@ -60,6 +60,11 @@ class ModuleSource:
     weights: Weights
     recipe: Mapping[str, Part]
     ignored: tuple[str, ...] = ()
+
+    def stored(self) -> list[StoredTensor]:
+        """The stored tensors that are read, in order of their keys; the source must have been checked."""
+        keys = {key for part in self.recipe.values() for key in part.keys}
+        return [self.weights[key] for key in sorted(keys)]
 
     def expected_shapes(self, name: str, target: Tensor) -> Iterator[tuple[str, tuple[int, ...]]]:
         """The keys of one parameter and the shapes they must have. Raises `CheckpointError` for a missing one."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from rfm_live.errors import CheckpointError
 from rfm_live.model.assembly import Joined, ModuleSource, Part, Stacked, convolution
+from rfm_live.model.audiocraft_config import read_language_model, resolved
 from rfm_live.model.config import CodecConfig, DecoderConfig
 from rfm_live.model.documents import parse_yaml
 from rfm_live.model.stored import StoredTensor, Weights, torch_weights
@@ -51,14 +52,31 @@ def codec_pointer(file: Path, trust_pickle: bool = False) -> str | None:
 def companion(folder: Path, name: str, what: str) -> Path:
     """The folder of a model that the files in `folder` name but do not hold. Raises `CheckpointError`."""
     beside = folder / name.rpartition("/")[2]
+    if (found := _find(beside, name)) is not None:
+        return found
+    where = f"neither in {beside} nor in the local Hugging Face cache"
+    raise CheckpointError(f"{folder}: its {what} '{name}' is {where}: rfm-live models pull {name}")
+
+
+def missing_companions(folder: Path) -> list[str]:
+    """The names of the codec and the text encoder that the files in `folder` need and that are nowhere.
+
+    Raises `CheckpointError` for files that are broken or unsupported.
+    """
+    file = folder / LANGUAGE_MODEL
+    weights, experiment = open_export(file)
+    source = f"{file}: xp.cfg"
+    model = read_language_model(resolved(experiment, source), text_width(weights, file), source)
+    names = [name for name in (codec_pointer(folder / CODEC), model.text_model) if name is not None]
+    return [name for name in names if _find(folder / name.rpartition("/")[2], name) is None]
+
+
+def _find(beside: Path, name: str) -> Path | None:
     if beside.is_dir():
         return beside
     # Old hub ids without owner have moved under one; a cache may know them by either.
-    for hub_id in (name, f"google-t5/{name}") if name.startswith("t5-") else (name,):
-        if (cached := cached_snapshot(hub_id)) is not None:
-            return cached
-    where = f"neither in {beside} nor in the local Hugging Face cache"
-    raise CheckpointError(f"{folder}: its {what} '{name}' is {where}: rfm-live models pull {name}")
+    hub_ids = (name, f"google-t5/{name}") if name.startswith("t5-") else (name,)
+    return next((cached for hub_id in hub_ids if (cached := cached_snapshot(hub_id)) is not None), None)
 
 
 def text_width(weights: Weights, file: Path | str) -> int:

@@ -100,10 +100,9 @@ def _made(
 def _hash(*sources: ModuleSource) -> str:
     digest = hashlib.sha256()
     for source in sources:
-        for key in sorted({key for part in source.recipe.values() for key in part.keys}):
-            digest.update(key.encode())
-            stored = source.weights[key].load().contiguous()
-            digest.update(stored.reshape(-1).view(torch.uint8).numpy().data)
+        for stored in source.stored():
+            digest.update(stored.key.encode())
+            digest.update(stored.load().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ types is refused before the first weight is read; then tensors are read one at a
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -30,6 +31,11 @@ class StoredTensor:
     shape: tuple[int, ...]
     dtype: torch.dtype
     load: Callable[[], Tensor]
+
+    @property
+    def count(self) -> int:
+        """How many numbers it has."""
+        return prod(self.shape)
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Refuse another shape and whatever is not of floats. Raises `CheckpointError`."""

@@ -43,6 +43,7 @@ class PlayOptions:
     sink: str = "auto"
     device: str | int | None = None
     buffer_ms: float = 240.0
+    trust_pickle: bool = False
 
     def __post_init__(self) -> None:
         """Raises StartError or ControlError for what can be known to be wrong before anything is loaded."""
@@ -57,6 +58,7 @@ class PlayOptions:
         """The options of `engine.worker`."""
         return {
             "checkpoint": str(self.checkpoint),
+            "trust_pickle": self.trust_pickle,
             "bank": None if self.bank is None else str(self.bank),
             "prompt": self.prompt,
             "seed": self.seed,
