@@ -105,6 +105,7 @@ def test_a_worker_lives_from_ready_to_stop(
     ready = worker.wait_for(lambda message: message["op"] == "ready")
     assert (ready["concepts"], ready["gates"], ready["layers"]) == (["note_a", "note_b"], [1.0, 1.0], 3)
     assert ready["checkpoint"] == tiny_model.path.name
+    assert ready["defaults"]["/window"] == 512 / 50  # all the positions of the tiny checkpoint
     assert ready["load_seconds"] > 0
     assert ready["real_time_factor"] > 0
 

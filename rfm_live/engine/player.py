@@ -181,6 +181,7 @@ class Engine:
         return {
             "frame": self.frame,
             "column": self._stream.column,
+            "context_start": self._stream.context_start,
             "prompt": self._prompt,
             "playing": self._is_playing,
             "gain_db": self._gain_db,
