@@ -3,6 +3,10 @@
 import re
 from pathlib import Path
 
+import pytest
+import soundfile
+
+from rfm_live import Engine
 from rfm_live.control.table import ControlTable
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +31,17 @@ def test_ranges_in_the_readme_are_those_of_the_table() -> None:
         if row is None or ".." not in row[1]:
             continue
         assert f"{parameter.low:g}..{parameter.high:g}" in row[1], address
+
+
+@pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_the_python_examples_run(example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    engine = names["engine"]
+    assert isinstance(engine, Engine) and engine.frame > 0
+    for file in tmp_path.iterdir():
+        assert len(soundfile.read(file)[0]) == engine.frame * engine.hop
 
 
 def test_the_layout_names_every_part() -> None:
