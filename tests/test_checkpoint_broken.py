@@ -35,13 +35,13 @@ Damage = Callable[[Path], None]
 
 
 class Touch:
-    """Unpickled, it would create the file `canary` in its folder."""
+    """Unpickled, it would make a folder `canary` in its folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.folder / "canary"),)
+        return os.makedirs, (str(self.folder / "canary"), 0o777, True)
 
 
 # What can be done to a safetensors file.
@@ -255,7 +255,7 @@ TRANSFORMERS: dict[str, tuple[Damage, str]] = {
     "index without map": (indexed({}), f"{INDEX}: no weight_map"),
     "pickle that runs code": (
         as_bin(lambda content, folder: content.update(strange=Touch(folder))),
-        "pytorch_model.bin: its pickle asks for 'posix.mkdir'",
+        "pytorch_model.bin: its pickle asks for 'os.makedirs'",
     ),
     "bare pickle that runs code": (
         raw(BIN, lambda folder: pickle.dumps(Touch(folder))),
@@ -291,11 +291,11 @@ AUDIOCRAFT: dict[str, tuple[Damage, str]] = {
     ),
     "pickle bomb": (
         exported(LANGUAGE, lambda content, folder: content.update(strange=Touch(folder))),
-        f"{LANGUAGE}: its pickle asks for 'posix.mkdir', which may run code",
+        f"{LANGUAGE}: its pickle asks for 'os.makedirs', which may run code",
     ),
     "pickle bomb in the codec": (
         exported(CODEC, lambda content, folder: content.update(strange=Touch(folder))),
-        f"{CODEC}: its pickle asks for 'posix.mkdir'",
+        f"{CODEC}: its pickle asks for 'os.makedirs'",
     ),
     "a list": (lambda folder: torch.save([1, 2], folder / LANGUAGE), f"{LANGUAGE}: holds list"),
     "no codec": (lambda folder: (folder / CODEC).unlink(), f"{CODEC}: cannot be read"),

@@ -51,7 +51,7 @@ class TorchFile:
 
     def read(self, path: tuple[str, ...]) -> Tensor:
         """One tensor, mapped: copy it before the next is read."""
-        if self._touched > self._size // _REMAPS:
+        if self._touched > self._size // _REMAPS and not self._trust_pickle:  # what it runs, it runs once
             self.content, self._touched = None, 0
             self.content = self._load()
         tensor = self._inside(path)
