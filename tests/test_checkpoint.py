@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import MusicgenForConditionalGeneration
 
 from rfm_live.errors import CheckpointError
 from rfm_live.model.assembly import fold_weight_norm
-from rfm_live.model.checkpoint import MusicGen, load_checkpoint
+from rfm_live.model.checkpoint import MusicGen, load_checkpoint, open_checkpoint
+from rfm_live.model.stored import weight_files
 from tests.tiny import tiny_checkpoint
 
 Tensors = dict[str, Tensor]
@@ -121,6 +123,58 @@ def test_shards_are_one_checkpoint(folder: Path, tiny_model: MusicGen) -> None:
     sharded = load_checkpoint(folder)
     _same_weights(sharded, tiny_model)
     assert sharded.sha256 == hashlib.sha256(b"".join((folder / name).read_bytes() for name in halves)).hexdigest()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("form", ["safetensors", "sharded safetensors", "bin", "sharded bin"])
+def test_every_form_in_which_transformers_stores_a_model_gives_that_model(
+    form: str, dtype: torch.dtype, tiny_path: Path, tiny_model: MusicGen, tmp_path: Path
+) -> None:
+    reference: Any = MusicgenForConditionalGeneration.from_pretrained(tiny_path, dtype=dtype)
+    reference.save_pretrained(tmp_path, max_shard_size="300KB" if form == "sharded safetensors" else "5GB")
+    if form.endswith("bin"):
+        _as_bin(tmp_path, reference.state_dict(), shards=3 if form == "sharded bin" else 1)
+    loaded = load_checkpoint(tmp_path)
+    assert len(weight_files(tmp_path)) > 1 or "sharded" not in form
+    assert len({stored.dtype for stored in open_checkpoint(tmp_path).decoder.stored()} | {dtype}) == 1
+    for name, tensor in loaded.decoder.state_dict().items():
+        assert torch.equal(tensor, tiny_model.decoder.state_dict()[name].to(dtype).float()), name
+    expected = reference.audio_encoder.float().quantizer.layers[1].codebook.embed
+    assert torch.equal(loaded.codec.quantizer.codebooks[1], expected)
+
+
+def _as_bin(folder: Path, tensors: Tensors, shards: int) -> None:
+    """Store tensors as older versions of transformers did: torch.save, with an index where there are several files."""
+    (folder / "model.safetensors").unlink()
+    names = [f"pytorch_model-{n + 1:05}-of-{shards:05}.bin" for n in range(shards)]
+    if shards == 1:
+        torch.save(tensors, folder / "pytorch_model.bin")
+        return
+    where = {key: names[n % shards] for n, key in enumerate(tensors)}
+    for name in names:
+        torch.save({key: tensor for key, tensor in tensors.items() if where[key] == name}, folder / name)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+
+
+def test_the_hash_of_bin_files_is_that_of_the_files_by_name(tiny_path: Path, folder: Path) -> None:
+    _as_bin(folder, load_file(tiny_path / "model.safetensors"), shards=2)
+    names = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
+    expected = hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
+    assert load_checkpoint(folder).sha256 == expected
+
+
+def test_a_text_encoder_in_a_bin_file_encodes_the_same(tiny_path: Path, tiny_model: MusicGen, folder: Path) -> None:
+    _as_bin(folder, load_file(tiny_path / "model.safetensors"), shards=2)
+    ours, theirs = load_checkpoint(folder).text_encoder().encode("calm"), tiny_model.text_encoder().encode("calm")
+    assert ours is not None and theirs is not None and torch.equal(ours[0], theirs[0])
+
+
+@pytest.mark.parametrize("layout", ["transformers", "audiocraft"])
+def test_a_model_in_double_precision_is_double_throughout(layout: str, tiny_path: Path) -> None:
+    path = tiny_path if layout == "transformers" else Path(__file__).parent / "fixtures" / "audiocraft_tiny_a"
+    model = load_checkpoint(path, dtype=torch.float64, codec_dtype=torch.float64)
+    for module in (model.decoder, model.codec):
+        assert {tensor.dtype for tensor in module.state_dict().values()} == {torch.float64}
 
 
 def test_tables_that_older_files_store_are_not_read(folder: Path, tiny_model: MusicGen) -> None:
