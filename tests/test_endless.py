@@ -221,7 +221,7 @@ def endless_sound(model: MusicGen, frames: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def test_no_frame_is_missing_or_repeated_in_the_sound_and_it_is_the_same_again(tiny_model: MusicGen) -> None:
-    frames = 1200  # thirty contexts
+    frames = 700  # nineteen contexts
     samples, codes = endless_sound(tiny_model, frames)
     with torch.inference_mode():
         offline = tiny_model.codec.decode(torch.from_numpy(codes)[None])[0, 0].numpy() * 0.1

@@ -48,7 +48,7 @@ CASES = {
     "text as wide as the decoder": Case(
         {"width": 48, "layers": 6, "heads": 2, "text_width": 48}, 3, "calm piano", torch.bfloat16
     ),
-    "deep": Case({"width": 256, "layers": 8, "heads": 4, "ffn_width": 512, "codebook_size": 512}, 3, "bright minor"),
+    "deep": Case({"width": 256, "layers": 6, "heads": 4, "ffn_width": 512, "codebook_size": 512}, 3, "bright minor"),
     "five heads, MusicGen's codec": Case(
         {"width": 40, "layers": 3, "heads": 5, "causal": False, "pad_mode": "reflect"}, 2.5, "x, 120 bpm", torch.float16
     ),
