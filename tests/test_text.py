@@ -60,7 +60,9 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_path: Path, tmp_path: Path
         load_checkpoint(folder).text_encoder()
 
 
-@pytest.mark.parametrize(("key", "value"), [("d_model", "wide"), ("d_ff", 65), ("num_layers", 3)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("d_model", "wide"), ("d_ff", 65), ("num_layers", 3), ("num_layers", 10**9)]
+)
 def test_a_text_encoder_that_does_not_fit_is_refused(tiny_path: Path, tmp_path: Path, key: str, value: object) -> None:
     model = load_checkpoint(copytree(tiny_path, tmp_path / "unfit"))
     config = json.loads((model.path / "config.json").read_text())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rfm_live.engine.player import EngineSettings
 from rfm_live.engine.stream import Window
-from rfm_live.errors import CheckpointError
+from rfm_live.errors import CheckpointError, RfmError
 from rfm_live.model.config import MusicGenConfig
 from rfm_live.model.documents import read_json
 from rfm_live.model.sampling import SamplingSettings
@@ -38,6 +38,6 @@ def default_settings(path: Path | None, config: MusicGenConfig, *, prompt: str =
             config.decoder.max_positions, int(wishes.get("max_length") or config.segment_seconds * config.frame_rate)
         )
         window = Window.fitting(positions, config.segment_seconds, config.frame_rate)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, RfmError) as error:
         raise CheckpointError(f"{file}: {error}") from error
     return EngineSettings(sampling, window, prompt)

@@ -5,7 +5,10 @@ from math import prod
 
 from rfm_live.errors import CheckpointError
 
-MOST_POSITIONS = 1 << 14  # MusicGen's are 2048; a table is made of them before any weight is read
+MOST_POSITIONS = 1 << 14
+_MOST_TABLE = (
+    1 << 24
+)  # positions times width: a table is made of them before any weight is read; MusicGen's has 2 ** 22
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,9 @@ def joined_config(decoder: DecoderConfig, codec: CodecConfig, source: str) -> Mu
     """Put decoder and codec together. Raises `CheckpointError` where they do not fit; `source` names the file in it."""
     if codec.sample_rate % codec.hop:
         raise CheckpointError(f"{source}: audio_encoder: {codec.sample_rate} Hz is no multiple of {codec.hop} samples")
+    if decoder.max_positions * decoder.width > _MOST_TABLE:
+        sizes = f"{decoder.max_positions} positions of width {decoder.width}"
+        raise CheckpointError(f"{source}: decoder has {sizes}, expected at most {_MOST_TABLE} numbers")
     for what, ours, theirs in (
         ("codebooks", decoder.codebooks, codec.codebooks),
         ("codes per codebook", decoder.vocab, codec.codebook_size),

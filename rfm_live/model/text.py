@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rfm_live.errors import CheckpointError
 from rfm_live.model.assembly import Joined, ModuleSource, Part, check, fill
 from rfm_live.model.documents import one_line
+from rfm_live.model.section import Section
 from rfm_live.model.stored import Weights
 
 _TABLES = ("shared.weight", "encoder.embed_tokens.weight")
@@ -49,6 +50,7 @@ def read_text_encoder(path: Path, section: Mapping[str, Any], weights: Weights) 
     from huggingface_hub.errors import StrictDataclassError
     from transformers import T5Config, T5EncoderModel
 
+    _check_sizes(Section(f"{path}: text_encoder", section))
     try:
         with torch.device("meta"):
             module: Any = T5EncoderModel(T5Config(**section))
@@ -69,6 +71,20 @@ def read_text_encoder(path: Path, section: Mapping[str, Any], weights: Weights) 
     fill(module, source, "cpu", torch.float32)
     module.tie_weights()
     return TextEncoder(module.eval(), tokenizer)
+
+
+def _check_sizes(section: Section) -> None:
+    """A module is made of these before any weight is read; the bounds are far above the largest T5."""
+    for key, default, most in (
+        ("d_model", 512, 1 << 14),
+        ("d_kv", 64, 1 << 12),
+        ("d_ff", 2048, 1 << 18),
+        ("num_layers", 6, 128),
+        ("num_heads", 8, 512),
+        ("vocab_size", 32_128, 1 << 20),
+        ("relative_attention_num_buckets", 32, 1 << 12),
+    ):
+        section.positive(key, default, most)
 
 
 def _read_tokenizer(path: Path) -> Any:
