@@ -94,7 +94,7 @@ def read_language_model(content: Mapping[str, Any], text_width: int, source: str
     return LanguageModel(
         decoder,
         text_model,
-        guidance.number("inference_coef", 3.0, 0.0, 20.0),
+        guidance.number("inference_coef", 3.0, 1.0, 10.0),
         dataset.number("segment_duration", 30.0, 1.0, 600.0),
     )
 
