@@ -24,7 +24,7 @@ from tests.tiny import tiny_checkpoint, tiny_tokenizer
 
 FRAMES = 502
 TOLERANCE = 1e-4
-CLEAR = 2e-5  # by so much the greedy choice must win in float64; both sides' rounding is an order below
+CLEAR = 5e-5  # by so much the greedy choice must win in float64; both sides' rounding is an order below
 LONG = "dark drums and a bright piano in a minor key, 90 bpm, then a calmer bridge with strings and a low bell"
 
 
@@ -46,7 +46,7 @@ CASES = {
     ),
     "bf16, long prompt": Case({"width": 128, "layers": 2, "heads": 2}, 1, LONG, torch.bfloat16),
     "text as wide as the decoder": Case(
-        {"width": 48, "layers": 6, "heads": 2, "text_width": 48}, 3, "calm piano", torch.bfloat16
+        {"width": 48, "layers": 6, "heads": 2, "text_width": 48, "seed": 3}, 3, "calm piano", torch.bfloat16
     ),
     "deep": Case({"width": 256, "layers": 6, "heads": 4, "ffn_width": 512, "codebook_size": 512}, 3, "bright minor"),
     "five heads, MusicGen's codec": Case(
