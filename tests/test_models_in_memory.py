@@ -167,5 +167,35 @@ def test_what_is_no_musicgen_is_refused_by_name() -> None:
     with pytest.raises(CheckpointError, match="compression_model is SimpleNamespace, expected EnCodec"):
         from_audiocraft(model)
     model.lm.cfg = None
-    with pytest.raises(CheckpointError, match=r"lm\.cfg is missing"):
+    with pytest.raises(CheckpointError, match=r"lm is SimpleNamespace, expected LMModel: .*'transformer'"):
         from_audiocraft(model)
+
+
+def test_an_audiocraft_model_without_configuration_is_read_off_its_modules() -> None:
+    stored = torch.load(FIXTURE / "compression_state_dict.bin", weights_only=True)["best_state"]
+    model = audiocraft_model(encodec(stored))
+    model.lm.cfg = None
+    outline(model.lm)
+    found, expected = from_audiocraft(model), load_checkpoint(FIXTURE)
+    assert found.config == expected.config
+    same_weights(found, expected)
+    model.lm.pattern_provider.delays = [0, 0, 1, 1]
+    with pytest.raises(CheckpointError, match=r"delays is \[0, 0, 1, 1\], supported is \[0, 1, 2, 3\]"):
+        from_audiocraft(model)
+
+
+def outline(lm: Any) -> None:
+    """Give `lm` the attributes that audiocraft's LMModel has beside its tensors."""
+    block = nn.TransformerEncoderLayer(64, 4, 256, activation=nn.functional.gelu, norm_first=True, bias=False)
+    for name, value in (("causal", True), ("past_context", None), ("kv_repeat", 1), ("qk_layer_norm", False)):
+        setattr(block.self_attn, name, value)
+    lm.transformer = SimpleNamespace(
+        layers=[block] * 3, positional_embedding="sin", max_period=10_000, positional_scale=1.0
+    )
+    lm.dim, lm.n_q, lm.card, lm.cfg_coef = 64, 4, 128, 3.0
+    lm.linears = [nn.Linear(64, 128, bias=False)]
+    lm.pattern_provider = SimpleNamespace(delays=[0, 1, 2, 3], flatten_first=0, empty_initial=0)
+    fused = {"cross": ["description"], "prepend": [], "sum": [], "input_interpolate": []}
+    lm.fuser = SimpleNamespace(fuse2cond=fused, cross_attention_pos_emb=False)
+    conditioner = lm.condition_provider.conditioners["description"]
+    conditioner.name, conditioner.finetune, conditioner.normalize_text = "t5-base", False, False

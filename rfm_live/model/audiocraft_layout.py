@@ -12,7 +12,7 @@ from typing import Any
 
 from rfm_live.errors import CheckpointError
 from rfm_live.model.assembly import Joined, ModuleSource, Part, Stacked, convolution
-from rfm_live.model.audiocraft_config import read_language_model, resolved
+from rfm_live.model.audiocraft_config import LanguageModel, read_language_model, resolved
 from rfm_live.model.config import CodecConfig, DecoderConfig
 from rfm_live.model.documents import parse_yaml
 from rfm_live.model.stored import StoredTensor, Weights, torch_weights
@@ -26,9 +26,17 @@ _IGNORED = ("._codebook.inited", "._codebook.cluster_size", "._codebook.embed_av
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def open_export(file: Path, trust_pickle: bool = False) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
-    """Open an exported file -> (the tensors of `best_state`, `xp.cfg` parsed). Raises `CheckpointError`."""
-    opened = TorchFile(file, trust_pickle)
+def open_language_model(folder: Path, trust_pickle: bool = False) -> tuple[dict[str, StoredTensor], LanguageModel]:
+    """Open and judge the language model of a folder -> (its tensors, what it is). Raises `CheckpointError`."""
+    file = folder / LANGUAGE_MODEL
+    weights, experiment = exported(TorchFile(file, trust_pickle))
+    source = f"{file}: xp.cfg"
+    return weights, read_language_model(resolved(experiment, source), text_width(weights, file), source)
+
+
+def exported(opened: TorchFile) -> tuple[dict[str, StoredTensor], dict[str, Any]]:
+    """The tensors of `best_state` and `xp.cfg`, parsed. Raises `CheckpointError`."""
+    file = opened.file
     for key in ("best_state", "xp.cfg"):
         if key not in opened.content:
             raise CheckpointError(f"{file}: key '{key}' is missing, expected a file of audiocraft.utils.export")
@@ -38,14 +46,16 @@ def open_export(file: Path, trust_pickle: bool = False) -> tuple[dict[str, Store
     return torch_weights(opened, ("best_state",)), parse_yaml(text, f"{file}: xp.cfg")
 
 
-def codec_pointer(file: Path, trust_pickle: bool = False) -> str | None:
+def codec_pointer(opened: TorchFile) -> str | None:
     """The hub id that the codec's file points to, or None when it holds the codec. Raises `CheckpointError`."""
-    name = TorchFile(file, trust_pickle).content.get("pretrained")
+    name = opened.content.get("pretrained")
     if name is None:
         return None
     name = name.removeprefix("//pretrained/") if isinstance(name, str) else name
     if not isinstance(name, str) or not _HUB_ID.fullmatch(name):
-        raise CheckpointError(f"{file}: key 'pretrained' is {name!r:.80}, expected the name of a codec on the hub")
+        raise CheckpointError(
+            f"{opened.file}: key 'pretrained' is {name!r:.80}, expected the name of a codec on the hub"
+        )
     return name
 
 
@@ -63,11 +73,8 @@ def missing_companions(folder: Path) -> list[str]:
 
     Raises `CheckpointError` for files that are broken or unsupported.
     """
-    file = folder / LANGUAGE_MODEL
-    weights, experiment = open_export(file)
-    source = f"{file}: xp.cfg"
-    model = read_language_model(resolved(experiment, source), text_width(weights, file), source)
-    names = [name for name in (codec_pointer(folder / CODEC), model.text_model) if name is not None]
+    _, model = open_language_model(folder)
+    names = [name for name in (codec_pointer(TorchFile(folder / CODEC)), model.text_model) if name is not None]
     return [name for name in names if _find(folder / name.rpartition("/")[2], name) is None]
 
 

@@ -15,7 +15,7 @@ import torch
 from rfm_live.errors import CheckpointError
 from rfm_live.model import audiocraft_layout, transformers_layout
 from rfm_live.model.assembly import ModuleSource, check, fill
-from rfm_live.model.audiocraft_config import read_codec, read_language_model, resolved
+from rfm_live.model.audiocraft_config import read_codec, resolved
 from rfm_live.model.codec import Codec, TransposedConv
 from rfm_live.model.config import CodecConfig, MusicGenConfig, joined_config
 from rfm_live.model.decoder import Decoder
@@ -23,6 +23,7 @@ from rfm_live.model.documents import read_json
 from rfm_live.model.section import Section
 from rfm_live.model.stored import read_weights, weight_files
 from rfm_live.model.text import TextEncoder, read_text_encoder
+from rfm_live.model.torch_file import TorchFile
 
 _READ_BYTES = 1 << 20
 
@@ -141,14 +142,11 @@ def load_text_encoder(path: Path, trust_pickle: bool = False) -> TextEncoder:
         prefix = transformers_layout.TEXT
         weights = {k[len(prefix) :]: t for k, t in read_weights(path, trust_pickle).items() if k.startswith(prefix)}
         return read_text_encoder(path, section.content, weights)
-    file = path / audiocraft_layout.LANGUAGE_MODEL
-    stored, experiment = audiocraft_layout.open_export(file, trust_pickle)
-    width = audiocraft_layout.text_width(stored, file)
-    model = read_language_model(resolved(experiment, f"{file}: xp.cfg"), width, f"{file}: xp.cfg")
+    _, model = audiocraft_layout.open_language_model(path, trust_pickle)
     folder = audiocraft_layout.companion(path, model.text_model, "text encoder")
     section = Section(str(folder / "config.json"), read_json(folder / "config.json"))
     section.require("model_type", None, "t5")
-    section.require("d_model", None, width)
+    section.require("d_model", None, model.decoder.text_width)
     parts = ("shared.", "encoder.")
     weights = {key: tensor for key, tensor in read_weights(folder, trust_pickle).items() if key.startswith(parts)}
     return read_text_encoder(folder, section.content, weights)
@@ -183,9 +181,7 @@ def _open_transformers(path: Path, trust_pickle: bool) -> OpenCheckpoint:
 
 def _open_audiocraft(path: Path, trust_pickle: bool) -> OpenCheckpoint:
     file = path / audiocraft_layout.LANGUAGE_MODEL
-    weights, experiment = audiocraft_layout.open_export(file, trust_pickle)
-    source = f"{file}: xp.cfg"
-    model = read_language_model(resolved(experiment, source), audiocraft_layout.text_width(weights, file), source)
+    weights, model = audiocraft_layout.open_language_model(path, trust_pickle)
     codec_config, codec_source, codec_files = _open_audiocraft_codec(path, trust_pickle)
     config = joined_config(model.decoder, codec_config, str(path))
     return OpenCheckpoint(
@@ -202,9 +198,10 @@ def _open_audiocraft(path: Path, trust_pickle: bool) -> OpenCheckpoint:
 def _open_audiocraft_codec(path: Path, trust_pickle: bool) -> tuple[CodecConfig, ModuleSource, tuple[Path, ...]]:
     """The codec's description and weights, and the files that a pointer led to."""
     file = path / audiocraft_layout.CODEC
-    pointer = audiocraft_layout.codec_pointer(file, trust_pickle)
+    opened = TorchFile(file, trust_pickle)
+    pointer = audiocraft_layout.codec_pointer(opened)
     if pointer is None:
-        weights, experiment = audiocraft_layout.open_export(file, trust_pickle)
+        weights, experiment = audiocraft_layout.exported(opened)
         config = read_codec(resolved(experiment, f"{file}: xp.cfg"), f"{file}: xp.cfg")
         return config, audiocraft_layout.codec_source(weights, codec_names(config), config, str(file)), ()
     folder = audiocraft_layout.companion(path, pointer, "codec")

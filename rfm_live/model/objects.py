@@ -17,6 +17,7 @@ from rfm_live.errors import CheckpointError
 from rfm_live.model import audiocraft_layout, transformers_layout
 from rfm_live.model.assembly import ModuleSource
 from rfm_live.model.audiocraft_config import SECTIONS, read_codec, read_language_model, resolved
+from rfm_live.model.audiocraft_modules import codec_experiment, language_experiment
 from rfm_live.model.checkpoint import MusicGen, build, codec_names, judge
 from rfm_live.model.config import CodecConfig, MusicGenConfig, joined_config
 from rfm_live.model.section import Section
@@ -53,15 +54,15 @@ def from_audiocraft(
 ) -> MusicGen:
     """Take over an `audiocraft.models.MusicGen`; prompts go through its own T5.
 
-    Read from it: `lm.state_dict()`, `lm.cfg` (or `cfg`), `lm.condition_provider` and `compression_model`, which is
-    audiocraft's EncodecModel or its wrapper of transformers'.
+    Read from it: `lm.state_dict()`, `lm.condition_provider` and `compression_model`, which is audiocraft's EncodecModel
+    or its wrapper of transformers'. What the model is like is told by `lm.cfg` or `cfg`, else by its modules.
 
     Raises `CheckpointError` for a model that we do not support.
     """
     name = "audiocraft model"
     experiment = getattr(model.lm, "cfg", None) or getattr(model, "cfg", None)
     if experiment is None:
-        raise CheckpointError(f"{name}: lm.cfg is missing, expected the configuration it was loaded with")
+        experiment = language_experiment(model.lm, f"{name}: lm")
     weights = in_memory(model.lm.state_dict(), f"{name}: lm")
     source = f"{name}: cfg"
     width = audiocraft_layout.text_width(weights, f"{name}: lm")
@@ -123,47 +124,6 @@ def _audiocraft_codec(model: Any, name: str) -> tuple[CodecConfig, ModuleSource]
         weights = in_memory(wrapped.state_dict(), place)
         names = list(codec_names(config))
         return config, transformers_layout.codec_source(weights, names, config.codebooks, place, prefix="")
-    config = read_codec(_codec_experiment(model, place), place)
+    config = read_codec(codec_experiment(model, place), place)
     weights = in_memory(model.state_dict(), place)
     return config, audiocraft_layout.codec_source(weights, codec_names(config), config, place)
-
-
-def _codec_experiment(model: Any, place: str) -> dict[str, Any]:
-    """What `xp.cfg` would say of an audiocraft EncodecModel, which keeps no configuration, read off its modules."""
-    try:
-        net, quantizer = model.decoder, model.quantizer
-        first, last = net.model[0], net.model[-1]
-        blocks = [layer for layer in net.model if hasattr(layer, "block")]
-        upsamplers = [layer for layer in net.model if hasattr(layer, "convtr")]
-        recurrent = next(layer for layer in net.model if hasattr(layer, "lstm"))
-        per_stage = len(blocks) // len(upsamplers)
-        residual = blocks[0].block[1].conv.conv
-        growth = blocks[1].block[1].conv.conv.dilation[0] if per_stage > 1 else 2
-        return {
-            "compression_model": "encodec",
-            "encodec": {
-                "sample_rate": model.sample_rate,
-                "channels": model.channels,
-                "renormalize": bool(model.renormalize),
-            },
-            "seanet": {
-                "dimension": net.dimension,
-                "channels": net.channels,
-                "n_filters": net.n_filters,
-                "n_residual_layers": per_stage,
-                "ratios": [layer.convtr.convtr.stride[0] for layer in upsamplers],
-                "kernel_size": first.conv.conv.kernel_size[0],
-                "last_kernel_size": last.conv.conv.kernel_size[0],
-                "residual_kernel_size": residual.kernel_size[0],
-                "dilation_base": growth,
-                "compress": residual.in_channels // residual.out_channels,
-                "lstm": recurrent.lstm.num_layers,
-                "causal": first.causal,
-                "pad_mode": first.pad_mode,
-                "true_skip": isinstance(blocks[0].shortcut, torch.nn.Identity),
-                "decoder": {"trim_right_ratio": upsamplers[0].trim_right_ratio},
-            },
-            "rvq": {"n_q": quantizer.n_q, "bins": quantizer.bins},
-        }
-    except (AttributeError, IndexError, TypeError, StopIteration, ZeroDivisionError) as error:
-        raise CheckpointError(f"{place} is {type(model).__name__}, expected EnCodec: {error}") from error
