@@ -383,7 +383,7 @@ AUDIOCRAFT: dict[str, tuple[Damage, str]] = {
         weights_changed(lambda t: t.update({"linears.0.weight": torch.ones(128, 65)})),
         f"{LANGUAGE}: key 'linears.0.weight' has shape [128, 65], expected [128, 64]",
     ),
-    "number that is no number": (
+    "codebook of other shape": (
         weights_changed(lambda t: t.update({"quantizer.vq.layers.2._codebook.embed": torch.ones(128, 31)}), CODEC),
         f"{CODEC}: key 'quantizer.vq.layers.2._codebook.embed' has shape [128, 31]",
     ),

@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import EncodecModel, MusicgenForConditionalGeneration, T5Config, T5EncoderModel
+from typer.testing import CliRunner, Result
 
+from rfm_live.cli import app
 from rfm_live.model.hub import needed_files
 from tests.hub_server import COMMIT, Hub, running
 from tests.performance import command, environment
@@ -54,6 +57,11 @@ def run(home: Path, hub: Hub | None, *arguments: str, **more: str) -> subprocess
     return subprocess.run(command(*arguments), capture_output=True, text=True, env=env, timeout=120)
 
 
+def here(*arguments: str) -> Result:
+    """A command in this process, for those that need no hub and no cache of their own."""
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
+
+
 def run_on_terminal(home: Path, hub: Hub, *arguments: str) -> str:
     """What a command shows on a terminal, where progress bars are drawn."""
     ours, theirs = os.openpty()
@@ -86,7 +94,7 @@ def refusal(result: subprocess.CompletedProcess[str]) -> str:
 
 def test_a_pull_brings_only_what_is_needed_and_the_rest_works_offline(hub: Hub, home: Path, tmp_path: Path) -> None:
     folder = hub.models[NAME] = tiny_checkpoint(tmp_path / "model")
-    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\ntags: [x]\n---\n# Tiny\n")
+    (folder / "README.md").write_text("# Tiny\n")
     for useless in ("pytorch_model.bin", "state_dict.bin", "flax_model.msgpack", "decoder.onnx"):
         (folder / useless).write_bytes(b"x" * 1000)
     assert "model.safetensors: 100%" in run_on_terminal(home, hub, "models", "pull", NAME)
@@ -99,14 +107,24 @@ def test_a_pull_brings_only_what_is_needed_and_the_rest_works_offline(hub: Hub, 
     listed = run(home, hub, "models", "list", "--json", HF_HUB_OFFLINE="1")
     assert [row["name"] for row in json.loads(listed.stdout)] == ["embedded", NAME]
     assert [row["state"] for row in json.loads(listed.stdout)] == ["ready", "ready"]
-    checked = json.loads(run(home, hub, "models", "check", NAME, "--json").stdout)
+    rendered = run(home, hub, "render", "", "--seconds", "0.1", "--checkpoint", NAME, "-o", str(tmp_path / "x.wav"))
+    assert rendered.returncode == 0, rendered.stderr
+    assert len(hub.requests) == asked  # neither of them went to the network
+
+
+def test_check_tells_everything_that_it_read(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "model", dtype=torch.bfloat16)
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\ntags: [x]\n---\n# Tiny\n")
+    checked = json.loads(here("models", "check", str(folder), "--json").stdout)
     assert checked["sha256"] == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert checked["decoder"]["width"] == 128 and checked["codec"]["pad_mode"] == "constant"
     assert checked["licence"] == "cc-by-nc-4.0, says its model card"
     assert checked["can"] == {"play": "yes", "take prompts": "yes"}
-    rendered = run(home, hub, "render", "", "--seconds", "0.1", "--checkpoint", NAME, "-o", str(tmp_path / "x.wav"))
-    assert rendered.returncode == 0, rendered.stderr
-    assert len(hub.requests) == asked  # neither list, check nor render went to the network
+    tensors = load_file(folder / "model.safetensors").items()
+    count = sum(tensor.numel() for key, tensor in tensors if key.startswith(("decoder.", "enc_to_dec_proj.")))
+    assert checked["stored"]["decoder"] == f"{count} numbers, bfloat16"
+    table = here("models", "check", str(folder)).stdout
+    assert "decoder width" in table and "cc-by-nc-4.0" in table and checked["sha256"][:20] in table
 
 
 def test_an_interrupted_pull_goes_on_where_it_ended(hub: Hub, home: Path, large_path: Path) -> None:
@@ -211,16 +229,18 @@ def codec_model(folder: Path) -> EncodecModel:
     return model.audio_encoder
 
 
-def test_check_refuses_in_one_line_and_runs_nothing_unless_it_is_told(home: Path, tmp_path: Path) -> None:
+def test_check_refuses_in_one_line_and_runs_nothing_unless_it_is_told(tmp_path: Path) -> None:
     folder = copytree(FIXTURE, tmp_path / "model")
     content = torch.load(folder / "state_dict.bin", weights_only=True)
     content["strange"] = Canary(tmp_path / "canary")
     torch.save(content, folder / "state_dict.bin")
-    line = refusal(run(home, None, "models", "check", str(folder)))
+    refused = here("models", "check", str(folder))
+    line = refused.stderr.strip()
+    assert refused.exit_code == 2 and "\n" not in line
     assert "state_dict.bin: its pickle asks for 'os.makedirs', which may run code; --trust-pickle allows it" in line
     assert not (tmp_path / "canary").exists()
-    trusted = run(home, None, "models", "check", str(folder), "--trust-pickle")
-    assert trusted.returncode == 0, trusted.stderr
+    trusted = here("models", "check", str(folder), "--trust-pickle")
+    assert trusted.exit_code == 0, trusted.stderr
     assert (tmp_path / "canary").is_dir()
 
 
@@ -234,14 +254,15 @@ class Canary:
         return os.makedirs, (str(self.place), 0o777, True)
 
 
-def test_the_list_tells_why_a_checkpoint_cannot_be_opened(home: Path, tmp_path: Path) -> None:
+def test_the_list_tells_why_a_checkpoint_cannot_be_opened(tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
     for name in ("good", "short"):
-        copytree(FIXTURE, tmp_path / "shelf" / name)
-    (tmp_path / "shelf" / "short" / "state_dict.bin").write_bytes(b"PK")
-    rows = json.loads(run(home, None, "models", "list", str(tmp_path / "shelf"), "--json").stdout)
-    assert [Path(row["name"]).name for row in rows] == ["embedded", "good", "short"]
-    assert rows[1]["state"] == "ready" and (rows[1]["layout"], rows[1]["blocks"]) == ("audiocraft", 3)
-    assert "state_dict.bin: no archive of torch.save" in rows[2]["state"]
+        copytree(FIXTURE, shelf / name)
+    (shelf / "short" / "state_dict.bin").write_bytes(b"PK")
+    rows = {Path(row["name"]).name: row for row in json.loads(here("models", "list", str(shelf), "--json").stdout)}
+    assert rows["embedded"]["state"] == rows["good"]["state"] == "ready"
+    assert (rows["good"]["layout"], rows["good"]["blocks"], rows["good"]["width"]) == ("audiocraft", 3, 64)
+    assert "state_dict.bin: no archive of torch.save" in rows["short"]["state"]
 
 
 @pytest.mark.parametrize(
