@@ -13,7 +13,7 @@ EMBEDDED = "embedded"
 # The files one of which makes a folder a checkpoint: transformers' layout and audiocraft's.
 CHECKPOINT_MARKS = ("config.json", "state_dict.bin")
 _PACKAGE = Path(__file__).parent
-_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(@(?P<revision>\w[\w.-]*(/\w[\w.-]*)*))?")
 
 
 def checkpoint_folder(name: str) -> Path:

@@ -306,6 +306,10 @@ AUDIOCRAFT: dict[str, tuple[Damage, str]] = {
         exported(CODEC, lambda content, folder: content.update(strange=Touch(folder))),
         f"{CODEC}: its pickle asks for 'os.makedirs'",
     ),
+    "pickle of millions": (
+        exported(LANGUAGE, lambda content, folder: content.update(strange=list(range(10**6)))),
+        f"{LANGUAGE}: data.pkl has ",
+    ),
     "a list": (lambda folder: torch.save([1, 2], folder / LANGUAGE), f"{LANGUAGE}: holds list"),
     "no codec": (lambda folder: (folder / CODEC).unlink(), f"{CODEC}: cannot be read"),
     "no best_state": (exported(LANGUAGE, lambda c, folder: c.pop("best_state")), "key 'best_state' is missing"),

@@ -64,7 +64,7 @@ class SafetensorsFile:
         """Read one tensor. Raises `CheckpointError` when the file has changed or fails."""
         entry = self.entries[key]
         tensor = torch.empty(entry.shape, dtype=entry.dtype)
-        buffer = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        buffer = tensor.reshape(-1).view(torch.uint8).numpy().data
         try:
             with self.file.open("rb", buffering=0) as stream:
                 stream.seek(entry.begin)

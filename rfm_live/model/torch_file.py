@@ -17,8 +17,8 @@ from torch import Tensor
 from rfm_live.errors import CheckpointError
 from rfm_live.model.documents import one_line
 
-_MOST_PICKLE_BYTES = 32 << 20
-_MOST_RECORDS = 100_000
+_MOST_PICKLE_BYTES = 2 << 20  # MusicGen large has a tenth of it
+_MOST_RECORDS = 20_000
 _REMAPS = 16  # how often a file is mapped anew while all of it is read
 
 
@@ -86,7 +86,9 @@ class TorchFile:
         if len(pickles) != 1:
             raise CheckpointError(f"{self.file}: no archive of torch.save: {len(pickles)} records data.pkl")
         if pickles[0].file_size > _MOST_PICKLE_BYTES:
-            raise CheckpointError(f"{self.file}: data.pkl has {pickles[0].file_size} bytes, too many")
+            raise CheckpointError(
+                f"{self.file}: data.pkl has {pickles[0].file_size} bytes, expected at most {_MOST_PICKLE_BYTES}"
+            )
 
     def _load(self) -> Any:
         try:
