@@ -66,6 +66,6 @@ def test_clicks_where_contexts_change_are_seen(tiny_model: MusicGen, stream: Str
 
 def test_steady_minutes_are_told_from_fading_ones() -> None:
     levels = np.random.default_rng(0).normal(-30.0, 2.0, 30)
-    assert is_steady(ends(levels.tolist()), 30)
-    assert not is_steady(ends((levels - np.arange(30) * 0.4).tolist()), 30)
-    assert not is_steady(ends([*levels[:-1].tolist(), -60.0]), 30)
+    assert is_steady(ends(levels.tolist()), 6.0, 30)
+    assert not is_steady(ends((levels - np.arange(30) * 0.2).tolist()), 9.0, 30)
+    assert not is_steady(ends([*levels[:-1].tolist(), -60.0]), 6.0, 30)
