@@ -6,10 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rfm_live.embedded.composer import BASS, INSTRUMENTS, PITCH_CLASSES, compose, note_study
 from rfm_live.embedded.corpus import piece, render_corpus
+from rfm_live.embedded.decoder_training import DecoderTrainer
 from rfm_live.embedded.render import FRAME_SAMPLES, render_pieces
+from rfm_live.embedded.style_classifiers import StyleClassifiers
+from rfm_live.embedded.text_parts import build_tokenizer
 from rfm_live.embedded.train import train
 from rfm_live.model.checkpoint import load_checkpoint
 
@@ -80,7 +84,8 @@ def test_the_recipe_runs_from_nothing_in_two_sittings_and_writes_a_checkpoint(tm
     def sit(minutes: float) -> None:
         train(
             minutes=minutes, folder=tmp_path / "run", target=tmp_path / "checkpoint", pieces=2, held_out=1, seed=1,
-            filters=4, layers=1, width=64, codec_minutes=0.03, refine_minutes=0.01, decoder_minutes=1.0, device="cpu",
+            filters=4, layers=1, width=64, codec_minutes=0.03, refine_minutes=0.01, text_steps=3, decoder_minutes=1.0,
+            device="cpu",
         )  # fmt: skip
 
     sit(0.06)
@@ -91,3 +96,22 @@ def test_the_recipe_runs_from_nothing_in_two_sittings_and_writes_a_checkpoint(tm
     assert second["decoder_steps"] > first["decoder_steps"] > 0
     model = load_checkpoint(tmp_path / "checkpoint")
     assert model.config.codec.causal and model.config.decoder.layers == 1
+
+
+def test_the_text_encoder_learns_to_tell_styles_by_itself() -> None:
+    trainer = DecoderTrainer.create(build_tokenizer([item.caption for item in PIECES]), 1, 1, 64, 4)
+    guess = np.mean(np.log([len(INSTRUMENTS), 3, 5, 2, 2]))  # nats of who knows only the numbers of classes
+    assert trainer.teach_text(120, 0) < 0.85 * guess
+    taught = dict(trainer.model.named_parameters())
+    assert all(torch.equal(value, taught[name]) for name, value in trainer.average.items())
+
+
+@needs_fluidsynth
+def test_the_classifiers_hear_drums_and_instruments_in_pieces_they_do_not_know() -> None:
+    pieces = [piece(4, "train", index, 200) for index in range(100)]
+    clips = [clip.astype(np.float32) / 32767.0 for clip in render_pieces(pieces)]
+    styles = [item.style for item in pieces]
+    classifiers = StyleClassifiers.fit(clips[:80], styles[:80])
+    hits = classifiers.hits(clips[80:], styles[80:])
+    assert np.mean(hits["drums"]) >= 0.9
+    assert np.mean(hits["instrument"]) >= 0.6

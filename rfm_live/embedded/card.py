@@ -15,8 +15,8 @@ sha256 of the weights: `{sha256}`
   and training-only pitch losses; no adversary), then {refined_steps} steps of its decoder alone in {refined_minutes}
   minutes on losses that hear pitch.
 - **Decoder**: {layers} blocks of width {width}, {decoder_parameters} parameters; text encoder: T5 with 2 blocks of
-  width 128 and its own tokenizer. {decoder_steps} steps in {decoder_trained_minutes} minutes on one CPU core;
-  contexts up to 1024 frames.
+  width 128 and its own tokenizer, which first learned to tell styles by itself ({text_steps} steps). {decoder_steps}
+  steps in {decoder_trained_minutes} minutes on one CPU core; contexts up to 1024 frames. Played under guidance 2.
 - **Data**: {pieces} pieces of 30 s (seed {seed}) by our own composer (`rfm_live.embedded.composer`), rendered by
   FluidSynth with the FluidR3 Mono soundfont (MIT), reverb and chorus off. Six instruments, bass and drums; the tonic
   is uniform over the 12 pitch classes and never in the caption. {note}
@@ -41,7 +41,10 @@ def write_card(checkpoint: Path) -> None:
 
 
 def _table(values: dict[str, object]) -> str:
-    lines = [f"| {name} | {_shown(value)} |" for name, value in values.items()]
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        flat |= {f"{name}: {key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+    lines = [f"| {name} | {_shown(value)} |" for name, value in flat.items()]
     return "\n".join(["| meter | value |", "| --- | --- |", *lines])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rfm_live.embedded.composer import Piece, compose
+from rfm_live.embedded.composer import Piece, Style, compose, draw_style
 from rfm_live.embedded.render import FRAME_SAMPLES, render_pieces
 
 PIECE_FRAMES = 1500
@@ -23,16 +23,21 @@ SPLITS = {"train": 0, "held_out": 1}
 
 @dataclass(frozen=True)
 class Corpus:
-    """`samples` int16 [N, frames * 640], one caption and one style description per piece."""
+    """`samples` int16 [N, frames * 640], one caption and one style per piece."""
 
     samples: np.ndarray
     captions: list[str]
-    styles: list[dict[str, object]]
+    styles: list[Style]
 
 
 def piece(seed: int, split: str, index: int, frames: int = PIECE_FRAMES) -> Piece:
     """Piece `index` of `split` ("train" or "held_out")."""
     return compose(np.random.default_rng([seed, SPLITS[split], index]), frames)
+
+
+def style(seed: int, split: str, index: int) -> Style:
+    """The style of `piece(seed, split, index)`: the first thing that is drawn."""
+    return draw_style(np.random.default_rng([seed, SPLITS[split], index]))
 
 
 def describe(item: Piece) -> dict[str, object]:
@@ -65,7 +70,8 @@ def render_corpus(
         _append(audio, texts, split, done, count, seed, progress)
     rows = [json.loads(line) for line in texts.read_text().splitlines()[:count]]
     samples = np.memmap(audio, np.int16, "r", shape=(count, length))
-    return Corpus(samples, [row["caption"] for row in rows], rows)
+    styles = [style(seed, split, index) for index in range(count)]
+    return Corpus(samples, [row["caption"] for row in rows], styles)
 
 
 def _append(

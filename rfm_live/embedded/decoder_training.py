@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from rfm_live.embedded.codec_training import CODEBOOKS, ENTRIES, codec_config, move_state
+from rfm_live.embedded.composer import INSTRUMENTS, TEMPO_WORDS, TEXTURES, Style, caption, draw_style
 from rfm_live.embedded.text_parts import text_config
 
 CAPTION_DROP = 0.15
@@ -38,9 +39,21 @@ EMBEDDING_STD = 0.5
 """The sum of four embeddings begins as large as the positions added to it. At transformers' 0.02 the positions drown
 it: the first codebook's loss stood at 5.3 nats after 600 steps instead of 3.5 after 300."""
 CODEBOOK_WEIGHT = (1.5, 1.0, 0.8, 0.7)
-SHAPES = ((4, 128), (2, 256), (1, 512), (1, WINDOW_FRAMES))
-EARLY, LATE = (0.6, 0.25, 0.15, 0.0), (0.3, 0.25, 0.2, 0.25)
-"""Shares of the shapes (rows, frames) of a step, before and after 60 % of the training time."""
+SHAPES = ((8, 64), (4, 128), (2, 256), (1, 512), (1, WINDOW_FRAMES))
+EARLY, LATE = (0.3, 0.4, 0.2, 0.1, 0.0), (0.2, 0.25, 0.2, 0.15, 0.2)
+"""Shares of the shapes (rows, frames) of a step, before and after 60 % of the training time. Only the first frames of a
+window need the caption, later ones hear what is played: short windows teach the text."""
+STYLE_WEIGHT = 0.2
+TEXT_ROWS = 64
+"""Captions per step in which the text encoder alone learns to tell styles."""
+_STYLE_SIZES = (len(INSTRUMENTS), len(TEMPO_WORDS), len(TEXTURES), 2, 2)
+
+
+def style_labels(style: Style) -> tuple[int, ...]:
+    """What a caption may say of a style, as class numbers: instrument, tempo, texture, density, drums."""
+    names = [instrument.name for instrument in INSTRUMENTS]
+    tempo, texture = list(TEMPO_WORDS).index(style.tempo), TEXTURES.index(style.texture)
+    return names.index(style.instrument.name), tempo, texture, int(style.dense), int(style.drums)
 
 
 def musicgen_config(vocabulary: int, layers: int, width: int, filters: int) -> MusicgenConfig:
@@ -82,6 +95,7 @@ class DecoderTrainer:
 
     model: MusicgenForConditionalGeneration
     tokenizer: T5Tokenizer
+    style_head: torch.nn.Linear
     average: dict[str, Tensor]
     optimiser: torch.optim.AdamW
     step: int = 0
@@ -98,15 +112,21 @@ class DecoderTrainer:
         named = {n: p for n, p in model.named_parameters() if not n.startswith("audio_encoder.")}
         matrices = [p for p in named.values() if p.ndim >= 2]
         vectors = [p for p in named.values() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+        head = torch.nn.Linear(width, sum(_STYLE_SIZES))
+        groups = [
+            {"params": matrices, "weight_decay": 0.05},
+            {"params": vectors, "weight_decay": 0.0},
+            {"params": list(head.parameters()), "weight_decay": 0.0},
+        ]
         optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95))
-        return cls(model, tokenizer, {n: p.detach().clone() for n, p in named.items()}, optimiser)
+        return cls(model, tokenizer, head, {n: p.detach().clone() for n, p in named.items()}, optimiser)
 
     def save(self, path: Path) -> None:
         """Write everything that the next run needs, atomically."""
         weights = {n: v for n, v in self.model.state_dict().items() if not n.startswith("audio_encoder.")}
         state = {
             "model": weights,
+            "style_head": self.style_head.state_dict(),
             "average": self.average,
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
@@ -119,6 +139,7 @@ class DecoderTrainer:
         """Continue from what `save` wrote."""
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"], strict=False)
+        self.style_head.load_state_dict(state["style_head"])
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
@@ -126,6 +147,7 @@ class DecoderTrainer:
     def to(self, device: torch.device) -> None:
         """Move everything to `device`."""
         self.model.to(device)
+        self.style_head.to(device)
         self.average = {name: value.to(device) for name, value in self.average.items()}
         move_state(self.optimiser, device)
 
@@ -148,14 +170,60 @@ class DecoderTrainer:
 
     def logits(self, columns: Tensor, captions: Sequence[str]) -> Tensor:
         """Logits [B, T, K, V] for input `columns` [B, K, T]; an empty caption gives zero text states."""
-        tokens = self.tokenizer(list(captions), padding=True, return_tensors="pt").to(columns.device)
+        return self._read(columns, *self._text(captions))
+
+    def losses(self, columns: Tensor, captions: Sequence[str], styles: Tensor) -> tuple[Tensor, Tensor]:
+        """Next-token losses [K] in nats on `columns` [B, K, T + 1], and that of reading `styles` [B, 5] off the
+        captions.
+        """
+        states, visible = self._text(captions)
+        per_codebook = codebook_losses(self._read(columns[..., :-1], states, visible), columns[..., 1:])
+        told = torch.tensor([bool(text) for text in captions], device=columns.device)
+        if not bool(told.any()):
+            return per_codebook, per_codebook.new_zeros(())
+        return per_codebook, self._style_loss(states[told], visible[told], styles[told])
+
+    def teach_text(self, steps: int, seed: int) -> float:
+        """Teach text encoder, projection and head to tell styles from captions -> the last loss in nats."""
+        parts = (self.model.text_encoder, self.model.enc_to_dec_proj, self.style_head)
+        optimiser = torch.optim.AdamW([p for part in parts for p in part.parameters()], lr=1e-3)
+        loss = torch.zeros(())
+        for step in range(steps):
+            rng = np.random.default_rng([seed, 13, step])
+            styles = [draw_style(rng) for _ in range(TEXT_ROWS)]
+            labels = torch.tensor([style_labels(style) for style in styles], device=self.style_head.weight.device)
+            states, visible = self._text([_worded(rng, style) for style in styles])
+            loss = self._style_loss(states, visible, labels)
+            optimiser.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            optimiser.step()
+            optimiser.param_groups[0]["lr"] = 1e-3 * min(1.0, (step + 1) / 100) * (1 - step / steps)
+        for name, value in self.model.named_parameters():
+            if name in self.average:
+                self.average[name].copy_(value.detach())
+        return float(loss.detach())
+
+    def _style_loss(self, states: Tensor, visible: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy in nats of the head on the mean of the states; what a caption's mask hides is zero."""
+        mean = states.sum(1) / visible.sum(1, keepdim=True)  # [B, D]
+        parts = self.style_head(mean).split(_STYLE_SIZES, dim=1)
+        read = [F.cross_entropy(part, labels[:, index]) for index, part in enumerate(parts)]
+        return torch.stack(read).mean()
+
+    def _text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Projected text states [B, S, D], zero where there is no token, and the mask [B, S] of what to look at."""
+        device = self.style_head.weight.device
+        tokens = self.tokenizer(list(captions), padding=True, return_tensors="pt").to(device)
         states = self.model.text_encoder(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
         ).last_hidden_state
-        kept = torch.tensor([bool(text) for text in captions], device=columns.device)
+        kept = torch.tensor([bool(text) for text in captions], device=device)
         mask = tokens.attention_mask * kept[:, None]
         states = self.model.enc_to_dec_proj(states) * mask[..., None]
-        visible = torch.where(kept[:, None], tokens.attention_mask, torch.ones_like(tokens.attention_mask))
+        return states, torch.where(kept[:, None], tokens.attention_mask, torch.ones_like(tokens.attention_mask))
+
+    def _read(self, columns: Tensor, states: Tensor, visible: Tensor) -> Tensor:
+        """Logits [B, T, K, V] for input `columns` [B, K, T] under text states [B, S, D]."""
         rows, codebooks, frames = columns.shape
         output = self.model.decoder(
             input_ids=columns.reshape(rows * codebooks, frames),
@@ -179,38 +247,48 @@ def codebook_losses(logits: Tensor, targets: Tensor) -> Tensor:
     )
 
 
+def _worded(rng: np.random.Generator, style: Style) -> str:
+    """A fresh caption, sometimes with a capital."""
+    text = caption(rng, style)
+    return text.capitalize() if rng.random() < 0.3 else text
+
+
 def draw_windows(
-    codes: np.ndarray, captions: Sequence[str], rng: np.random.Generator, rows: int, frames: int
-) -> tuple[Tensor, list[str]]:
-    """`rows` windows of `frames` frames (codes int64 [rows, K, frames]) and their captions, some dropped."""
-    windows, texts = [], []
+    codes: np.ndarray, styles: Sequence[Style], rng: np.random.Generator, rows: int, frames: int
+) -> tuple[Tensor, list[str], Tensor]:
+    """`rows` windows of `frames` frames (codes int64 [rows, K, frames]), freshly worded captions for them, some
+    dropped, and the style labels int64 [rows, 5].
+    """
+    windows, texts, labels = [], [], []
     for _ in range(rows):
         piece = int(rng.integers(len(codes)))
         start = 0 if rng.random() < 0.1 else int(rng.integers(codes.shape[2] - frames))
         windows.append(codes[piece, :, start : start + frames].astype(np.int64))
-        text = captions[piece].capitalize() if rng.random() < 0.3 else captions[piece]
+        text = _worded(rng, styles[piece])
         texts.append("" if rng.random() < CAPTION_DROP else text)
-    return torch.from_numpy(np.stack(windows)), texts
+        labels.append(style_labels(styles[piece]))
+    return torch.from_numpy(np.stack(windows)), texts, torch.tensor(labels)
 
 
 def train_decoder(
     trainer: DecoderTrainer,
     codes: np.ndarray,
-    captions: Sequence[str],
+    styles: Sequence[Style],
     minutes: float,
     path: Path,
     *,
     total_minutes: float,
     seed: int,
-    report: Callable[[int, list[float]], None],
+    report: Callable[[int, list[float], float], None],
 ) -> None:
-    """Train for `minutes` of wall time on `codes` [N, K, T], saving to `path` every minute; the rate falls with the
-    share of `total_minutes`.
+    """Train for `minutes` of wall time on `codes` [N, K, T] of pieces in `styles`, saving to `path` every minute.
+
+    The rate falls with the share of `total_minutes`. `report(step, losses, style_loss)` hears running means in nats.
     """
     device = next(trainer.model.parameters()).device
     weight = torch.tensor(CODEBOOK_WEIGHT, device=device) / sum(CODEBOOK_WEIGHT)
     parameters = {n: p for n, p in trainer.model.named_parameters() if n in trainer.average}
-    running = np.zeros(CODEBOOKS)
+    running = np.zeros(CODEBOOKS + 1)
     began = saved = last = time.monotonic()
     while time.monotonic() - began < minutes * 60:
         share = min(1.0, trainer.seconds / (total_minutes * 60))
@@ -219,11 +297,10 @@ def train_decoder(
             group["lr"] = rate
         rng = np.random.default_rng([seed, 11, trainer.step])
         rows, frames = SHAPES[int(rng.choice(len(SHAPES), p=EARLY if share < 0.6 else LATE))]
-        window, texts = draw_windows(codes, captions, rng, rows, frames)
-        columns = delayed_columns(window.to(device))
-        losses = codebook_losses(trainer.logits(columns[..., :-1], texts), columns[..., 1:])
+        window, texts, labels = draw_windows(codes, styles, rng, rows, frames)
+        losses, style_loss = trainer.losses(delayed_columns(window.to(device)), texts, labels.to(device))
         trainer.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward((losses * weight).sum())
+        torch.autograd.backward((losses * weight).sum() + STYLE_WEIGHT * style_loss)
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         trainer.optimiser.step()
         trainer.step += 1
@@ -232,11 +309,12 @@ def train_decoder(
             torch._foreach_lerp_(
                 list(trainer.average.values()), [parameters[n].detach() for n in trainer.average], 1 - decay
             )
-        running = 0.98 * running + 0.02 * losses.detach().cpu().numpy()
+        told = torch.cat((losses, style_loss[None])).detach().cpu().numpy()
+        running = 0.98 * running + 0.02 * told
         trainer.seconds += time.monotonic() - last
         last = time.monotonic()
         if trainer.step % 50 == 0:
-            report(trainer.step, [float(v) for v in running])
+            report(trainer.step, [float(v) for v in running[:-1]], float(running[-1]))
         if last - saved > 60:
             trainer.save(path)
             saved = last
@@ -244,12 +322,12 @@ def train_decoder(
 
 
 def generation_config() -> GenerationConfig:
-    """Defaults of play: unguided sampling, one window of `WINDOW_FRAMES` frames."""
+    """Defaults of play: sampling under light guidance, one window of `WINDOW_FRAMES` frames."""
     return GenerationConfig(
         do_sample=True,
         temperature=1.0,
         top_k=100,
-        guidance_scale=1.0,
+        guidance_scale=2.0,
         max_length=WINDOW_FRAMES,
         decoder_start_token_id=PAD,
         pad_token_id=PAD,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,14 +28,25 @@ from rfm_live.concepts.meters import (
 )
 from rfm_live.embedded import CHECKPOINT, DEFAULT_PROMPT
 from rfm_live.embedded.card import write_card
+from rfm_live.embedded.composer import (
+    INSTRUMENTS,
+    TEMPO_WORDS,
+    TEXTURE_WORDS,
+    Piece,
+    Style,
+    compose,
+    draw_style,
+)
 from rfm_live.embedded.corpus import piece
 from rfm_live.embedded.render import render_pieces
+from rfm_live.embedded.style_classifiers import StyleClassifiers
 from rfm_live.engine.defaults import default_settings
 from rfm_live.engine.player import Engine
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.model.delay import delay
 
 HELD_OUT_SEED = 0
+PROMPT_FRAMES = 400
 _console = Console()
 Clip = npt.NDArray[np.float32]
 
@@ -99,32 +111,49 @@ def generate(model: MusicGen, prompt: str, seed: int, seconds: float) -> Clip:
     return engine.render([], seconds)
 
 
-def onset_rate_hz(clip: Clip) -> float:
-    """Onsets per second by librosa's onset detector."""
-    import librosa
-
-    onsets = librosa.onset.onset_detect(y=clip, sr=32_000, hop_length=640, units="time")
-    return len(onsets) / (len(clip) / 32_000)
-
-
-def treble_share(clip: Clip) -> float:
-    """Share of the energy above 5 kHz: where drums are and the tonal instruments are not."""
-    power = np.abs(np.fft.rfft(clip)) ** 2
-    return float(power[int(5000 / 16000 * len(power)) :].sum() / max(power.sum(), 1e-12))
+def asked_pieces(count: int) -> list[Piece]:
+    """Held-out pieces whose styles go round the instruments, with and without drums; only style and caption matter."""
+    pieces = []
+    for index in range(count):
+        rng = np.random.default_rng([HELD_OUT_SEED, 17, index])
+        turn, with_drums = index % len(INSTRUMENTS), bool(index // len(INSTRUMENTS) % 2)
+        style = replace(draw_style(rng), instrument=INSTRUMENTS[turn], drums=with_drums)
+        pieces.append(compose(rng, PROMPT_FRAMES, style))
+    return pieces
 
 
-def prompt_meters(model: MusicGen, seeds: Sequence[int], seconds: float) -> dict[str, object]:
-    """What prompts change in the sound: treble with and without drums, onsets when fast and slow."""
-    pairs = {
-        "treble_share": (treble_share, "guitar with drums", "flute, no drums"),
-        "onset_rate_hz": (onset_rate_hz, "fast dense marimba arpeggio", "slow sparse strings drone"),
+def full_caption(style: Style) -> str:
+    """A caption that names everything the classifiers listen for."""
+    tempo, density = TEMPO_WORDS[style.tempo][0], "dense" if style.dense else "sparse"
+    texture, drums = TEXTURE_WORDS[style.texture][0], "with drums" if style.drums else "no drums"
+    return f"{density} {tempo} {style.instrument.words[0]} {texture}, {drums}"
+
+
+def caption_following(model: MusicGen, taught: int, asked: int) -> dict[str, object]:
+    """How often classifiers hear what the prompt asked for, beside how often they are right on corpus clips.
+
+    Learned on `taught` training pieces of 8 s, as rendered and as coded; judged on `asked` held-out pieces rendered
+    from notes, and on music generated from captions of the same styles. Chance is 1 over the number of classes.
+    """
+    lessons = [piece(HELD_OUT_SEED, "train", index, PROMPT_FRAMES) for index in range(taught)]
+    clips = [clip.astype(np.float32) / 32767.0 for clip in render_pieces(lessons)]
+    coded = [code(model, clip)[1] for clip in clips]
+    styles = [lesson.style for lesson in lessons]
+    classifiers = StyleClassifiers.fit([*clips, *coded], [*styles, *styles])
+    wanted = asked_pieces(asked)
+    corpus = [clip.astype(np.float32) / 32767.0 for clip in render_pieces(wanted)]
+    played = [
+        generate(model, full_caption(item.style), seed, PROMPT_FRAMES / 50) for seed, item in enumerate(wanted, start=1)
+    ]
+    wanted_styles = [item.style for item in wanted]
+    on_corpus, on_played = (classifiers.hits(heard, wanted_styles) for heard in (corpus, played))
+    return {
+        name: {
+            "corpus": interval([float(hit) for hit in on_corpus[name]]),
+            "generated": interval([float(hit) for hit in on_played[name]]),
+        }
+        for name in on_corpus
     }
-    meters: dict[str, object] = {}
-    for name, (meter, high, low) in pairs.items():
-        for prompt in (high, low):
-            clips = [generate(model, prompt, seed, seconds) for seed in seeds]
-            meters[f"{name}: {prompt}"] = interval([meter(clip) for clip in clips])
-    return meters
 
 
 def stream_meters(model: MusicGen, minutes: float, corpus: Sequence[Clip]) -> dict[str, object]:
@@ -165,7 +194,7 @@ def evaluate(
     parts: dict[str, Callable[[], dict[str, object]]] = {
         "codec": lambda: codec_meters(model, corpus),
         "loss_nats": lambda: caption_losses(model, corpus, captions),
-        "prompts": lambda: prompt_meters(model, range(4), 8.0),
+        "caption_following": lambda: caption_following(model, 360, 48),
         "stream": lambda: stream_meters(model, minutes, corpus),
     }
     for name, measured in parts.items():

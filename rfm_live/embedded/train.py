@@ -46,6 +46,7 @@ class Recipe:
     width: int = 256
     codec_minutes: float = 35.0
     refine_minutes: float = 28.0
+    text_steps: int = 2000
     decoder_minutes: float = 60.0
 
 
@@ -140,15 +141,18 @@ class Run:
         if minutes > 0:
             with _bar() as bar:
                 task = bar.add_task("decoder", total=None)
+                if trainer.step == 0:
+                    bar.update(task, description="text encoder")
+                    trainer.teach_text(recipe.text_steps, recipe.seed)
 
-                def report(step: int, losses: list[float]) -> None:
+                def report(step: int, losses: list[float], style_loss: float) -> None:
                     text = "/".join(f"{value:.2f}" for value in losses)
-                    bar.update(task, description=f"decoder step {step}: {text} nats")
+                    bar.update(task, description=f"decoder step {step}: {text} nats, style {style_loss:.2f}")
 
                 train_decoder(
                     trainer,
                     codes,
-                    corpus.captions,
+                    corpus.styles,
                     minutes,
                     path,
                     total_minutes=recipe.decoder_minutes,
@@ -210,6 +214,9 @@ def train(
     refine_minutes: Annotated[
         float, typer.Option(help="further training time of the codec's decoder over all runs")
     ] = Recipe.refine_minutes,
+    text_steps: Annotated[
+        int, typer.Option(help="steps in which the text encoder alone learns to tell styles")
+    ] = Recipe.text_steps,
     decoder_minutes: Annotated[
         float, typer.Option(help="training time of the decoder over all runs")
     ] = Recipe.decoder_minutes,
@@ -217,7 +224,9 @@ def train(
 ) -> None:
     """Train the embedded checkpoint from nothing, or go on where the last run stopped, and write it."""
     torch.set_num_threads(1)
-    recipe = Recipe(pieces, held_out, seed, filters, layers, width, codec_minutes, refine_minutes, decoder_minutes)
+    recipe = Recipe(
+        pieces, held_out, seed, filters, layers, width, codec_minutes, refine_minutes, text_steps, decoder_minutes
+    )
     run = Run(folder, recipe, minutes, device)
     try:
         began = time.monotonic()
