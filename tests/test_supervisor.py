@@ -29,9 +29,17 @@ class Stage:
         self.tapes: list[str] = []
         self.performance: Performance | None = None
 
-    async def play(self, prompt: str, then: Callable[[], Awaitable[None]] | None = None, sink: str = "null") -> None:
+    async def play(
+        self,
+        prompt: str,
+        then: Callable[[], Awaitable[None]] | None = None,
+        sink: str = "null",
+        device: int | None = None,
+    ) -> None:
         """Play until `then` is through, or until it ends by itself."""
-        options = PlayOptions(Path("nowhere"), prompt=prompt, sink=sink, osc_port=0, reply_port=None, http_port=0)
+        options = PlayOptions(
+            Path("nowhere"), prompt=prompt, sink=sink, device=device, osc_port=0, reply_port=None, http_port=0
+        )
         self.performance = Performance(options, self.started.append, self.warned.append)
         running = asyncio.create_task(self.performance.run())
         if then is not None:
@@ -123,6 +131,32 @@ def test_a_dead_playout_is_started_again_and_the_engine_goes_on(stage: Stage) ->
 
     asyncio.run(stage.play("play", act))
     assert len(stage.warned) == 1 and "the playout has stopped by itself" in stage.warned[0]
+    stage.assert_nothing_is_left()
+
+
+def test_an_engine_that_hangs_is_ended_and_started_again(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "_SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(supervisor, "_LOOK_SECONDS", 0.1)
+
+    async def act() -> None:
+        await stage.until(lambda: bool(stage.started), "it plays")
+        first = _pid(stage, "_engine")
+        await stage.until(lambda: _pid(stage, "_engine") != first, "another engine")
+
+    asyncio.run(stage.play("play", act))  # the stand-in tells one status and then only answers
+    assert stage.warned[0] == "the engine has said nothing for 0.2 s"
+    assert stage.warned[1] == "the engine has stopped by itself (exit code -9) and is started again"
+    stage.assert_nothing_is_left()
+
+
+def test_a_playout_whose_device_never_opens_does_not_hold_up_the_performance_for_good(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_OPENING_SECONDS", 0.3)
+    monkeypatch.setattr(supervisor, "_LOOK_SECONDS", 0.1)
+    with pytest.raises(StartError, match="the playout has stopped by itself 4 times"):
+        asyncio.run(stage.play("play", sink="soundcard", device=7))
+    assert stage.warned[0] == "the playout has not opened its device after 0.3 s"
     stage.assert_nothing_is_left()
 
 

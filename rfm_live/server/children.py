@@ -92,6 +92,10 @@ class Child:
         self.send({"op": "stop"})
         self._end()
 
+    def kill(self) -> None:
+        """End it at once and by force; `heard` gets its `None` as after any end."""
+        self._process.kill()
+
     def _end(self) -> None:
         """Wait for the process, then force it; two threads may come here."""
         with self._ending:

@@ -1,9 +1,9 @@
 """The performance: three processes, started, watched and ended together. Server process, asyncio.
 
 Used by `rfm-live play`. The engine is started first, because it takes the longest; surfaces open once it has told its
-concepts. A dead engine is started again with the board's state; a playout that dies likewise. The tape belongs to the
-performance, so neither takes the music's history along. A sink that was asked for by name and cannot be opened ends the
-start; later, and with "auto", the playout goes on without sound.
+concepts. A dead engine is started again with the board's state; a playout that dies likewise; one that hangs is ended
+first. The tape belongs to the performance, so neither takes the music's history along. A sink that was asked for by
+name and cannot be opened ends the start; later, and with "auto", the playout goes on without sound.
 """
 
 import asyncio
@@ -24,6 +24,9 @@ from rfm_live.server.web import WebServer
 
 _TAPE_SECONDS = 60.0
 _RESTARTS, _RESTART_WINDOW_SECONDS = 3, 30.0
+_SILENT_SECONDS = 5.0  # an engine that plays speaks 20 times a second
+_OPENING_SECONDS = 15.0  # what a playout gets to open its device
+_LOOK_SECONDS = 0.5
 _SINKS = ("auto", "soundcard", "jack", "null")
 
 
@@ -92,6 +95,8 @@ class Performance:
         self._playout_ready: asyncio.Future[Message] | None = None
         self._engine: Child | None = None
         self._playout: Child | None = None
+        self._engine_spoke: float | None = None  # None until it has begun to play
+        self._playout_began = 0.0
         self._hub: Hub | None = None
         self._surfaces: list[OscServer | WebServer] = []
         self._crashes: dict[str, list[float]] = {}
@@ -105,6 +110,7 @@ class Performance:
         loop = asyncio.get_running_loop()
         self._engine_ready, self._playout_ready = loop.create_future(), loop.create_future()
         tape = Tape.create(_TAPE_SECONDS)
+        watching = asyncio.create_task(self._watch())
         try:
             self._start_engine(tape)
             self._start_playout(tape)
@@ -112,6 +118,7 @@ class Performance:
             await self._stopping.wait()
         finally:
             self._stopping.set()
+            watching.cancel()
             try:
                 await self._end_everything()
             finally:
@@ -119,6 +126,26 @@ class Performance:
                 tape.unlink()
         if self._failure is not None:
             raise self._failure
+
+    async def _watch(self) -> None:
+        """End a child that lives and does nothing, so that it is started again like one that has died."""
+        looked = time.monotonic()
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = time.monotonic()
+            was_late, looked = now - looked > 2 * _LOOK_SECONDS, now
+            if was_late:  # it was we who slept, and what they said meanwhile is not read yet
+                self._engine_spoke, self._playout_began = self._engine_spoke and now, now
+                continue
+            if self._engine is not None and self._engine_spoke and now - self._engine_spoke > _SILENT_SECONDS:
+                self._engine_spoke = None
+                self._warned(f"the engine has said nothing for {_SILENT_SECONDS:g} s")
+                self._engine.kill()
+            opening = self._playout_ready is not None and not self._playout_ready.done()
+            if self._playout is not None and opening and now - self._playout_began > _OPENING_SECONDS:
+                self._playout_began = now
+                self._warned(f"the playout has not opened its device after {_OPENING_SECONDS:g} s")
+                self._playout.kill()
 
     async def _end_everything(self) -> None:
         """Surfaces and children at once, each to its end whatever becomes of the others."""
@@ -130,6 +157,7 @@ class Performance:
                 raise outcome
 
     def _start_engine(self, tape: Tape) -> None:
+        self._engine_spoke = None
         self._engine = Child("engine", engine_main, tape.name, self._options.engine(), self._heard_engine(tape))
         if self._hub is not None:
             self._hub.replay()  # waits in the pipe, and is taken before the first frame
@@ -141,6 +169,7 @@ class Performance:
             "device": self._options.device,
             "start_samples": min(3200, buffer // 2),
         }
+        self._playout_began = time.monotonic()
         self._playout = Child("playout", playout_main, tape.name, options, self._heard_playout(tape))
 
     async def _open_surfaces(self, tape: Tape) -> None:
@@ -185,6 +214,7 @@ class Performance:
                 elif self._may_restart("the engine", self._engine):
                     self._start_engine(tape)
             elif message.get("op") == "status":
+                self._engine_spoke = time.monotonic()
                 if self._hub is not None:
                     self._hub.engine_status(message)
             elif message.get("op") == "ready":
