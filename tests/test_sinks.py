@@ -129,6 +129,16 @@ def test_a_stop_in_the_middle_finishes_the_file(tape: Tape, tmp_path: Path) -> N
     np.testing.assert_array_equal(heard, samples[: len(heard)])
 
 
+def test_what_a_crash_left_of_a_recording_is_kept_by_the_next(tape: Tape, tmp_path: Path) -> None:
+    left = tmp_path / "take.wav.part"
+    left.write_bytes(b"half an hour of music")
+    sink = WavSink(tmp_path / "take.wav", 32000)
+    sink.open(feed_of(tape, sink))
+    sink.close()
+    assert left.read_bytes() == b"half an hour of music"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["take.wav", "take.wav.part"]
+
+
 def test_a_folder_that_is_not_there_is_named(tape: Tape, tmp_path: Path) -> None:
     sink = WavSink(tmp_path / "nowhere" / "take.wav", 32000)
     with pytest.raises(AudioError, match=r"cannot write .*nowhere/take\.wav\.part"):

@@ -1,10 +1,11 @@
 """Record the tape into a WAV file in real time, sample for sample. Used by the playout process.
 
 Gaps are not recorded: the file holds what the engine made, in order. Until it is finished the file is called
-NAME.part; a crash leaves that and never half a file under the real name.
+NAME.part; a crash leaves that and never half a file under the real name, and the next recording takes NAME.part2.
 """
 
 import importlib
+import itertools
 import os
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +31,7 @@ class WavSink:
     def __init__(self, path: Path, rate: int) -> None:
         self.rate = rate
         self._path = path
-        self._part = path.with_name(path.name + ".part")
+        self._part = _free_name(path)
         self._file: Any = None  # soundfile.SoundFile
         self._clock: BlockClock | None = None
         self._feed: Feed | None = None
@@ -80,6 +81,12 @@ class WavSink:
             self._file.write(self._samples[:count])
         except (OSError, self._soundfile.SoundFileError) as error:
             raise AudioError(f"cannot write '{self._part}': {error}") from error
+
+
+def _free_name(path: Path) -> Path:
+    """NAME.part, or the first of NAME.part2, NAME.part3, ... that a crash has not left behind."""
+    parts = (path.with_name(f"{path.name}.part{number if number > 1 else ''}") for number in itertools.count(1))
+    return next(part for part in parts if not part.exists())
 
 
 def _import_soundfile() -> ModuleType:
