@@ -158,6 +158,19 @@ def test_a_change_by_another_surface_is_shown_to_all() -> None:
     on_stage(play)
 
 
+def test_trouble_that_nobody_asked_for_is_told_to_every_known_client() -> None:
+    async def play(on: Stage) -> None:
+        one, two, stranger = on.peer(), on.peer(), on.peer()
+        await one.ask("/gain")
+        await two.ask("/gain")
+        on.hub.tell_trouble("prompt 'x' is not played: no")
+        for peer in (one, two):
+            assert await peer.receive() == [OscMessage("/error", ("prompt 'x' is not played: no",))]
+        assert stranger.nothing_waits()
+
+    on_stage(play)
+
+
 def test_panic_shows_its_sender_the_etas_that_fell_and_repeats_no_trigger() -> None:
     async def play(on: Stage) -> None:
         peer, other = on.peer(), on.peer()

@@ -130,6 +130,16 @@ def test_a_client_sets_and_asks_and_the_others_are_shown_the_change() -> None:
     on_stage(play)
 
 
+def test_trouble_that_nobody_asked_for_is_told_to_every_client() -> None:
+    async def play(on: Stage) -> None:
+        async with connect(on.socket_url) as one, connect(on.socket_url) as two:
+            await receive(one), await receive(two)
+            on.hub.tell_trouble("the engine has stopped by itself")
+            assert await receive(one) == await receive(two) == Problem("the engine has stopped by itself")
+
+    on_stage(play)
+
+
 def test_a_question_never_pulls_a_trigger() -> None:
     async def play(on: Stage) -> None:
         async with connect(on.socket_url) as client:

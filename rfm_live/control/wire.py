@@ -70,7 +70,7 @@ class Audio:
 
 @dataclass(frozen=True)
 class Problem:
-    """Server: a message was not taken."""
+    """Server: a message was not taken, or something else went wrong."""
 
     text: str
 

@@ -18,13 +18,16 @@ FRAME_MS = 20.0
 
 
 class Surface(Protocol):
-    """Something that performers look at. Both calls return at once."""
+    """Something that performers look at. Every call returns at once."""
 
     def changed(self, changes: Sequence[Change]) -> None:
         """Values that changed; show each to everyone but its source."""
 
     def measured(self, values: Mapping[str, Value]) -> None:
         """Fresh measurements, about 20 times a second."""
+
+    def troubled(self, text: str) -> None:
+        """Something went wrong that is no answer to a message: show it to everyone."""
 
 
 class AudioSource(Protocol):
@@ -115,6 +118,11 @@ class Hub:
         stored = self.board.report(measured)
         for surface in self._surfaces:
             surface.measured(stored)
+
+    def tell_trouble(self, text: str) -> None:
+        """Tell every surface that something went wrong beside the messages: a prompt, a process, a device."""
+        for surface in self._surfaces:
+            surface.troubled(text)
 
     def replay(self) -> None:
         """Tell a fresh engine every setting."""

@@ -119,6 +119,11 @@ class OscServer(asyncio.DatagramProtocol):
         if targets:
             self._send_values(targets, values)
 
+    def troubled(self, text: str) -> None:
+        packet = osc.encode(OscMessage("/error", (text,)))
+        for target in self._clients.feedback_targets(None):
+            self._send(packet, target)
+
     def _send_values(self, targets: Iterable[Address], values: Mapping[str, Value]) -> None:
         if len(values) == 1:
             packets = [osc.encode(OscMessage(address, (value,))) for address, value in values.items()]

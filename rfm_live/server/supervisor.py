@@ -139,12 +139,12 @@ class Performance:
                 continue
             if self._engine is not None and self._engine_spoke and now - self._engine_spoke > _SILENT_SECONDS:
                 self._engine_spoke = None
-                self._warned(f"the engine has said nothing for {_SILENT_SECONDS:g} s")
+                self._warn(f"the engine has said nothing for {_SILENT_SECONDS:g} s")
                 self._engine.kill()
             opening = self._playout_ready is not None and not self._playout_ready.done()
             if self._playout is not None and opening and now - self._playout_began > _OPENING_SECONDS:
                 self._playout_began = now
-                self._warned(f"the playout has not opened its device after {_OPENING_SECONDS:g} s")
+                self._warn(f"the playout has not opened its device after {_OPENING_SECONDS:g} s")
                 self._playout.kill()
 
     async def _end_everything(self) -> None:
@@ -244,7 +244,13 @@ class Performance:
         if is_fatal:
             self._give_up(text)
         else:
-            self._warned(text)
+            self._warn(text)
+
+    def _warn(self, text: str) -> None:
+        """Tell the terminal and everyone who performs."""
+        self._warned(text)
+        if self._hub is not None:
+            self._hub.tell_trouble(text)
 
     def _give_up(self, text: str) -> None:
         """End the performance with StartError, unless it is ending already."""
@@ -262,5 +268,5 @@ class Performance:
         if len(crashes) > _RESTARTS:
             self._give_up(f"{what} has stopped by itself {len(crashes)} times in half a minute")
             return False
-        self._warned(f"{what} has stopped by itself (exit code {child.exit_code}) and is started again")
+        self._warn(f"{what} has stopped by itself (exit code {child.exit_code}) and is started again")
         return True

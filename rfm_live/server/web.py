@@ -155,6 +155,10 @@ class WebServer:
             if client.wants_status:
                 client.outbox.put_status(values)
 
+    def troubled(self, text: str) -> None:
+        for client in self._clients:
+            client.outbox.put_problem(text)
+
     async def _send_page(self, request: Request) -> Response:
         if reason := self._admission.refusal_of_page(request.headers.get("host")):
             return Response(reason, status_code=403, media_type="text/plain")
