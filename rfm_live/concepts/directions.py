@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rfm_live.concepts.scores import auc
+
 Array = npt.NDArray[np.float32]
 
 
@@ -55,13 +57,3 @@ def difference_of_means(
         parts.append((vector, distance, scores, projected[labels == index].mean(axis=0), projected.std(axis=0)))
     columns = [np.stack(column).astype(np.float32) for column in zip(*parts, strict=True)]
     return Directions(*columns)
-
-
-def auc(positives: npt.NDArray[np.floating], negatives: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Area under the ROC curve per column, 0..1: P(positive > negative), ties count half (Mann and Whitney 1947).
-
-    `positives` [P, L] and `negatives` [N, L] are scores; the result is [L].
-    """
-    above = (positives[:, None] > negatives[None]).mean(axis=(0, 1))
-    equal = (positives[:, None] == negatives[None]).mean(axis=(0, 1))
-    return np.asarray(above + 0.5 * equal, np.float64)
