@@ -112,6 +112,9 @@ def test_the_meters_of_the_card_hold_the_bars() -> None:
     losses = meters["loss_nats"]
     for own, other in zip(losses["own_caption"], losses["other_caption"], strict=True):
         assert own < other, "a piece is not likelier under its own caption"
+    for name, chance in (("instrument", 1 / 6), ("drums", 1 / 2)):
+        _, low, _ = meters["caption_following"][name]["generated"]
+        assert low > chance, f"{name} does not follow the prompt"
 
 
 def test_a_frame_takes_less_than_half_of_its_time_on_one_thread(model: MusicGen) -> None:
