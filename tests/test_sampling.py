@@ -1,9 +1,11 @@
 """Sampling: the right distribution, from the right candidates, by draws that depend on nothing but their key."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from rfm_live.errors import RfmError
 from rfm_live.model.sampling import SamplingSettings, guide, sample
@@ -64,6 +66,25 @@ def test_temperature_zero_and_top_one_take_the_most_likely_code(settings: Sampli
         assert sample(values, settings, step).tolist() == values.argmax(axis=1).tolist()
 
 
+@pytest.mark.parametrize(
+    ("top_k", "temperature", "top_p"), [(0, 1.0, 0.9), (7, 1.0, 0.5), (0, 3.0, 0.99), (64, 0.5, 0.0)]
+)
+def test_only_the_nucleus_that_transformers_keeps_is_drawn(top_k: int, temperature: float, top_p: float) -> None:
+    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+    values = logits(codebooks=2)
+    scores = TemperatureLogitsWarper(temperature)(None, torch.from_numpy(values))
+    if top_k:
+        scores = TopKLogitsWarper(top_k)(None, scores)
+    allowed = TopPLogitsWarper(top_p)(None, scores).isfinite().numpy()
+    settings = [SamplingSettings(temperature, top_k, seed=seed, top_p=top_p) for seed in range(400)]
+    drawn = [sample(values, each, 3) for each in settings]
+    assert all(allowed[[0, 1], codes].all() for codes in drawn)
+    unlimited = [sample(values, replace(each, top_p=1.0), 3) for each in settings]
+    kept = [(codes, free) for codes, free in zip(drawn, unlimited, strict=True) if allowed[[0, 1], free].all()]
+    assert kept and all((codes == free).all() for codes, free in kept)  # the nucleus takes nothing that it should keep
+
+
 def test_guidance_extrapolates_from_the_row_without_text() -> None:
     with_text, without = np.float32([[1.0, 5.0]]), np.float32([[2.0, 1.0]])
     rows = np.stack([with_text, without])
@@ -85,6 +106,8 @@ def test_guidance_extrapolates_from_the_row_without_text() -> None:
         {"seed": -1},
         {"seed": 1 << 63},
         {"seed": True},
+        {"top_p": 1.1},
+        {"top_p": -0.1},
     ],
 )
 def test_settings_outside_their_domain_are_refused_by_name(wrong: dict[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""From logits to codes: guidance, top-k, temperature and a Gumbel-max draw with counter-based randomness.
+"""From logits to codes: guidance, top-k, top-p, temperature and a Gumbel-max draw with counter-based randomness.
 
 Used by the token stream (engine process). A draw is a function of (seed, step, codebook, code), so it is not state: the
 same step sampled again, in another order or on another device, gives the same code.
@@ -27,7 +27,8 @@ class SamplingSettings:
     """How the next code is chosen.
 
     `temperature` 0..4 (0 takes the most likely code), `top_k` 0..65536 candidates (0 keeps all), `guidance` 0..20
-    (1 is no guidance and costs one row instead of two), `seed` 0..2**63-1.
+    (1 is no guidance and costs one row instead of two), `seed` 0..2**63-1. `top_p` 0..1 keeps the most likely of the
+    `top_k` candidates, as many as reach this share of their probability (1 keeps all, 0 the most likely).
 
     Raises ControlError outside these domains.
     """
@@ -36,12 +37,14 @@ class SamplingSettings:
     top_k: int = 250
     guidance: float = 3.0
     seed: int = 0
+    top_p: float = 1.0
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0.0, 4.0)
         _check("top_k", self.top_k, 0, 1 << CODE_BITS)
         _check("guidance", self.guidance, 0.0, 20.0)
         _check("seed", self.seed, 0, (1 << 63) - 1)
+        _check("top_p", self.top_p, 0.0, 1.0)
         for name in ("top_k", "seed"):
             if not isinstance(getattr(self, name), int):
                 raise ControlError(f"{name} is {getattr(self, name)!r}, expected a whole number")
@@ -68,8 +71,9 @@ def guide(logits: Logits, guidance: float) -> Logits:
 def sample(logits: Logits, settings: SamplingSettings, step: int) -> Codes:
     """Draw one code per codebook from `logits` [K, V] -> [K].
 
-    The `top_k` largest logits (and whatever ties with the last of them) are candidates. Gumbel-max: the argmax of
-    logit / temperature - log(-log(u)) is distributed as softmax(logits / temperature).
+    The `top_k` largest logits are candidates, and of these the most likely that reach `top_p` together; whatever ties
+    with the last of them is a candidate too. Gumbel-max: the argmax of logit / temperature - log(-log(u)) is
+    distributed as softmax(logits / temperature).
     """
     if settings.temperature == 0.0:
         return _largest(logits)
@@ -79,11 +83,32 @@ def sample(logits: Logits, settings: SamplingSettings, step: int) -> Codes:
         rows, codes = np.nonzero(logits >= threshold[:, None])
     else:
         rows, codes = np.divmod(np.arange(codebooks * vocab), vocab)
+    if settings.top_p < 1.0:
+        is_likely = _is_in_nucleus(logits, rows, codes, settings)
+        rows, codes = rows[is_likely], codes[is_likely]
     offsets = (((step << CODEBOOK_BITS) + rows) << CODE_BITS) + codes
     uniform = np.maximum(philox_uniform(settings.seed, offsets), _SMALLEST)
     scores = np.full(logits.shape, -np.inf, dtype=np.float32)
     scores[rows, codes] = logits[rows, codes] / np.float32(settings.temperature) - np.log(-np.log(uniform))
     return _largest(scores)
+
+
+def _is_in_nucleus(
+    logits: Logits, rows: npt.NDArray[np.intp], codes: npt.NDArray[np.intp], settings: SamplingSettings
+) -> npt.NDArray[np.bool_]:
+    """Say of every candidate whether the candidates above it hold less than `top_p`, as nucleus sampling asks.
+
+    Nucleus sampling: Holtzman et al., "The curious case of neural text degeneration", 2020.
+    """
+    ranked = np.full(logits.shape, -np.inf)
+    ranked[rows, codes] = logits[rows, codes]
+    ranked = -np.sort(-ranked, axis=-1)  # [K, V], the most likely first
+    weights = np.exp((ranked - ranked[:, :1]) / settings.temperature)
+    above = np.cumsum(weights, axis=-1) - weights  # [K, V]
+    kept = (above < settings.top_p * weights.sum(axis=-1, keepdims=True)).sum(axis=-1)  # [K]
+    threshold = np.take_along_axis(ranked, np.maximum(kept - 1, 0)[:, None], axis=-1)[:, 0]  # [K]
+    is_likely: npt.NDArray[np.bool_] = logits[rows, codes] >= threshold[rows]
+    return is_likely
 
 
 def _largest(scores: Logits) -> Codes:
