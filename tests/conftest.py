@@ -1,4 +1,4 @@
-"""One torch thread for the whole run, and the tiny checkpoint that most tests share."""
+"""One torch thread for the whole run, Triton's interpreter, and the tiny checkpoint that most tests share."""
 
 import os
 from collections.abc import Generator
@@ -9,6 +9,9 @@ import pytest
 
 if TYPE_CHECKING:
     from rfm_live.model.checkpoint import MusicGen
+
+# Read when triton is first imported, by whatever test that is; TRITON_INTERPRET=0 runs the tests marked gpu instead.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

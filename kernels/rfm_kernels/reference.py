@@ -15,27 +15,27 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ROUNDS = 10
-_MULTIPLIER_A, _MULTIPLIER_B = 0xD2511F53, 0xCD9E8D57
-_KEY_STEP_A, _KEY_STEP_B = 0x9E3779B9, 0xBB67AE85
-_WORD = 0xFFFFFFFF
-_TO_UNIT = np.float32(4.6566127342e-10)  # a little less than 2**-31, so that the largest uniform stays below 1
+PHILOX_ROUNDS = 10
+PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+WORD = 0xFFFFFFFF
+PHILOX_TO_UNIT = np.float32(4.6566127342e-10)  # a little less than 2**-31, so that the largest uniform stays below 1
 
 Words = npt.NDArray[np.uint64]
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:
     """Run ten Philox rounds on counter words, each an array of values below 2**32 (kept in uint64 for the products)."""
-    word_bits, mask = np.uint64(32), np.uint64(_WORD)
-    multiplier_a, multiplier_b = np.uint64(_MULTIPLIER_A), np.uint64(_MULTIPLIER_B)
+    word_bits, mask = np.uint64(32), np.uint64(WORD)
+    multiplier_a, multiplier_b = np.uint64(PHILOX_MULTIPLIERS[0]), np.uint64(PHILOX_MULTIPLIERS[1])
     c0, c1, c2, c3 = counter
     key_a, key_b = key
-    for _ in range(_ROUNDS):
+    for _ in range(PHILOX_ROUNDS):
         product_a, product_b = c0 * multiplier_a, c2 * multiplier_b
         c0 = (product_b >> word_bits) ^ c1 ^ np.uint64(key_a)
         c2 = (product_a >> word_bits) ^ c3 ^ np.uint64(key_b)
         c1, c3 = product_b & mask, product_a & mask
-        key_a, key_b = (key_a + _KEY_STEP_A) & _WORD, (key_b + _KEY_STEP_B) & _WORD
+        key_a, key_b = (key_a + PHILOX_KEY_STEPS[0]) & WORD, (key_b + PHILOX_KEY_STEPS[1]) & WORD
     return c0, c1, c2, c3
 
 
@@ -45,12 +45,12 @@ def philox_uniform(seed: int, offsets: npt.NDArray[np.int64] | npt.NDArray[np.ui
     `seed` counts modulo 2**64 and is the key; the counter words are (low, high half of the offset, 0, 0).
     """
     wide = np.ascontiguousarray(offsets).astype(np.uint64)
-    low, high = wide & np.uint64(_WORD), wide >> np.uint64(32)
+    low, high = wide & np.uint64(WORD), wide >> np.uint64(32)
     zero = np.zeros_like(low)
-    first, _, _, _ = philox4x32((low, high, zero, zero), (seed & _WORD, (seed >> 32) & _WORD))
+    first, _, _, _ = philox4x32((low, high, zero, zero), (seed & WORD, (seed >> 32) & WORD))
     signed = first.astype(np.uint32).view(np.int32)
     folded = np.where(signed < 0, -signed - np.int32(1), signed)
-    return folded.astype(np.float32) * _TO_UNIT
+    return folded.astype(np.float32) * PHILOX_TO_UNIT
 
 
 def combine_directions(coefficients: "Tensor", directions: "Tensor") -> "Tensor":
