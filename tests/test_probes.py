@@ -64,6 +64,15 @@ def test_every_probe_finds_a_planted_direction_with_the_sign_of_the_labels(probe
     assert cosine(found.vector, turned.vector) < -0.35
 
 
+def test_a_composite_explains_the_labels_at_least_as_well_as_the_top_eigenvector() -> None:
+    x, y, _ = two_classes(120, 30, seed=10)
+    explained = []
+    for components in (1, 2, 8):
+        vector = RecursiveFeatures(draws=2, rounds=1, components=components).fit(x, y)
+        explained.append(np.corrcoef(x @ vector, y)[0, 1])
+    assert explained[0] < explained[1] < explained[2]
+
+
 def test_projections_are_described_per_class_by_hand() -> None:
     """Along the first axis: label 0 at -1 and 1, label 1 at 3 and 5; the line through them is y = 0.2 p + 0.1."""
     x = np.array([[-1.0, 7], [1, 7], [3, 7], [5, 7]])
@@ -133,8 +142,9 @@ def test_a_tempo_is_read_in_beats_per_minute(probe: Probe) -> None:
 def test_a_random_direction_is_the_control() -> None:
     """It scores about chance where the planted line scores almost 1; seeds differ."""
     x, y, _ = two_classes(600, 300, seed=8)
-    scores = [learn_direction(RandomDirection(seed), x[:400], y[:400], x[400:], y[400:]).score for seed in range(12)]
-    assert 0.4 < np.mean(scores) < 0.65
+    found = [learn_direction(RandomDirection(seed), x[:400], y[:400], x[400:], y[400:]) for seed in range(12)]
+    assert 0.4 < np.mean([direction.score for direction in found]) < 0.65
+    assert all(direction.slope > 0 and direction.mean[1] > direction.mean[0] for direction in found)
     assert learn_direction(DifferenceOfMeans(), x[:400], y[:400], x[400:], y[400:]).score > 0.9
     assert abs(cosine(RandomDirection(0).fit(x, y), RandomDirection(1).fit(x, y))) < 0.3
 

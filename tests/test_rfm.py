@@ -134,9 +134,12 @@ def test_distances_and_their_median_by_hand() -> None:
     torch.testing.assert_close(stretched[1], torch.tensor([36.0, 0.0, 52.0]).double())
 
 
-def test_points_far_from_the_origin_coincide_with_themselves_exactly() -> None:
-    points = torch.randn(9, 6, generator=torch.Generator().manual_seed(1)).double() * 1e-3 + 1e6
-    assert not squared_distances(points, points, None).diagonal().any()
+def test_points_far_from_the_origin_keep_their_distances() -> None:
+    """Without centring, the rounding of 1e8 squared would be a thousand times the distances."""
+    points = torch.randint(-9, 10, (9, 6), generator=torch.Generator().manual_seed(1)).double()
+    squared = squared_distances(points + 1e8, points + 1e8, None)
+    torch.testing.assert_close(squared, torch.cdist(points, points) ** 2, rtol=1e-6, atol=1e-6)
+    assert not squared.diagonal().any()
 
 
 @pytest.mark.parametrize("settings", [*SETTINGS, RfmSettings(power=0.3, rounds=2)], ids=[*NAMES, "power"])
@@ -195,6 +198,7 @@ def test_neither_scale_nor_rotation_of_the_activations_matters() -> None:
 def test_the_search_is_named_by_its_seed_and_more_draws_keep_the_earlier_ones() -> None:
     assert list(islice(drawn_settings(4, 2), 3)) == list(islice(drawn_settings(4, 2), 9))[:3]
     assert next(drawn_settings(4, 2)) != next(drawn_settings(5, 2))
+    assert len(set(islice(drawn_settings(0, 2), 50))) == 50
     for settings in islice(drawn_settings(0, 2), 50):
         assert 0.2 <= settings.bandwidth <= 20.0 and 1e-5 <= settings.ridge <= 10.0 and 0.7 <= settings.exponent <= 1.4
     x, y = planted(60, 8, 1, seed=10)
