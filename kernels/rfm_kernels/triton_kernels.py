@@ -55,7 +55,8 @@ def add_inject_norm(
     push = tl.zeros([BLOCK], dtype=tl.float32)
     share = length * 0.0
     steered = 0
-    for concept in range(concepts):
+    concept = 0
+    while concept < concepts:  # not a range: triton 3.6 cannot interpret one over an argument beside numpy 2.4
         knob = row * concepts + concept
         strength = tl.load(eta + knob) * tl.load(gate + knob) * tl.load(layer_weights + layer * concepts + concept)
         if strength != 0.0:
@@ -71,6 +72,7 @@ def add_inject_norm(
                 push += (strength * (goal - tl.sum(h * q, 0))) * q
             else:
                 push += strength * q
+        concept += 1
     if steered != 0:
         h = tl.div_rn(h + length * blend, 1.0 + share) + push
 
