@@ -1,6 +1,7 @@
 """One torch thread for the whole run, Triton's interpreter, and the tiny checkpoint that most tests share."""
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
 # Read when triton is first imported, by whatever test that is; TRITON_INTERPRET=0 runs the tests marked gpu instead.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and with them the programs that they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

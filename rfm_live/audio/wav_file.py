@@ -86,7 +86,7 @@ class WavSink:
 def _free_name(path: Path) -> Path:
     """NAME.part, or the first of NAME.part2, NAME.part3, ... that a crash has not left behind."""
     parts = (path.with_name(f"{path.name}.part{number if number > 1 else ''}") for number in itertools.count(1))
-    return next(part for part in parts if not part.exists())
+    return next(part for part in parts if not part.is_file())
 
 
 def _import_soundfile() -> ModuleType:
