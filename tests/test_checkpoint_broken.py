@@ -17,6 +17,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rfm_live.engine.opening import open_engine
 from rfm_live.errors import CheckpointError
 from rfm_live.model.checkpoint import load_checkpoint, load_text_encoder
 
@@ -419,7 +420,10 @@ def test_a_trusted_pickle_is_run(tmp_path: Path) -> None:
     """So the canary above would sing."""
     folder = copytree(FIXTURE, tmp_path / "model")
     exported(LANGUAGE, lambda content, place: content.update(strange=Touch(place)))(folder)
-    load_checkpoint(folder, trust_pickle=True)
+    with pytest.raises(CheckpointError, match="may run code"):
+        open_engine(str(folder))
+    assert not (folder / "canary").exists()
+    open_engine(str(folder), trust_pickle=True)
     assert (folder / "canary").is_dir()
 
 

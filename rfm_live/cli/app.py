@@ -117,12 +117,12 @@ app.add_typer(models, name="models")
 
 
 @app.command()
-def doctor(checkpoint: Checkpoint = EMBEDDED, bank: Bank = None) -> None:
+def doctor(checkpoint: Checkpoint = EMBEDDED, bank: Bank = None, trust_pickle: TrustPickle = False) -> None:
     """Look at this machine and measure whether it can play the checkpoint in real time."""
     from rfm_live.cli.doctor import run_doctor
 
     with one_line_errors():
-        run_doctor(checkpoint, bank)
+        run_doctor(checkpoint, bank, trust_pickle)
 
 
 def main() -> None:

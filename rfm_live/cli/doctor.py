@@ -19,14 +19,14 @@ _WARM_FRAMES, _FRAMES = 60, 300
 _PORTS = ((socket.SOCK_DGRAM, 9000, "OSC"), (socket.SOCK_STREAM, 9080, "page"))
 
 
-def run_doctor(checkpoint: str, bank: str | None) -> None:
+def run_doctor(checkpoint: str, bank: str | None, trust_pickle: bool) -> None:
     """Print what was found; exit code 1 when the checkpoint is not real-time here."""
     table = Table("what", "found", "verdict", show_edge=False)
     table.add_row("python", platform.python_version(), "ok")
     table.add_row("sound", *_sound())
     for kind, port, name in _PORTS:
         table.add_row(f"port {port}", name, "free" if _is_free(kind, port) else "in use: choose another")
-    p50, p95 = _measure(checkpoint, bank, table)
+    p50, p95 = _measure(checkpoint, bank, trust_pickle, table)
     can_play = p95 < FRAME_MS
     factor = FRAME_MS / p50
     table.add_row(
@@ -58,7 +58,7 @@ def _is_free(kind: socket.SocketKind, port: int) -> bool:
     return True
 
 
-def _measure(checkpoint: str, bank: str | None, table: Table) -> tuple[float, float]:
+def _measure(checkpoint: str, bank: str | None, trust_pickle: bool, table: Table) -> tuple[float, float]:
     """Step times p50 and p95 in ms of 300 frames on one thread, codec and limiter included."""
     folder, bank_path = checkpoint_folder(checkpoint), bank_file(bank, checkpoint)
 
@@ -71,7 +71,7 @@ def _measure(checkpoint: str, bank: str | None, table: Table) -> tuple[float, fl
     from rfm_live.steering.bank import load_bank
 
     torch.set_num_threads(1)
-    model = load_checkpoint(folder)
+    model = load_checkpoint(folder, trust_pickle=trust_pickle)
     decoder = model.config.decoder
     concepts = None if bank_path is None else load_bank(bank_path, decoder.layers, decoder.width, model.sha256)
     table.add_row("torch", torch.__version__, "cpu, one thread")
