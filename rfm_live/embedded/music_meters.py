@@ -102,7 +102,7 @@ def piece_meters(model: MusicGen, wanted: Sequence[Piece]) -> dict[str, object]:
         "longest_silence_seconds": round(max(longest_silence_seconds(clip) for clip in played), 2),
         "longest_silence_seconds_corpus": round(max(longest_silence_seconds(clip) for clip in corpus), 2),
         "level_db": interval([float(np.median(frame_levels_db(clip))) for clip in played]),
-        "commonest_dominant_pitch_class": round(np.bincount(most, minlength=12).max() / len(played), 3),
+        "commonest_dominant_pitch_class": round(float(np.bincount(most, minlength=12).max()) / len(played), 3),
     }
 
 
