@@ -32,10 +32,16 @@ from rfm_live.engine.defaults import default_settings
 from rfm_live.engine.player import Engine
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.steering.bank import ConceptBank, save_bank
+from rfm_live.steering.concept_card import ConceptCard
 
 CLIP_FRAMES = 256
 HELD_OUT_INSTRUMENT = "flute"
 UNITS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+CARD = ConceptCard(
+    method="difference of class means",
+    origin="clips of rfm_live.embedded.composer, FluidSynth with FluidR3 Mono (MIT)",
+    licence="Apache-2.0",
+)
 _console = Console()
 
 
@@ -76,8 +82,7 @@ def note_bank(model: MusicGen, directions: Directions, unit: float) -> ConceptBa
         gate=np.ones(count, np.float32),
         period=np.ones(count, np.int64),
         checkpoint_sha256=model.sha256,
-        origin="difference of class means on clips of rfm_live.embedded.composer, FluidSynth with FluidR3 Mono (MIT)",
-        licence="Apache-2.0",
+        cards=(CARD,) * count,
     )
 
 
