@@ -5,7 +5,8 @@ import os
 import numpy as np
 import pytest
 import torch
-from rfm_kernels.buffers import Injection, Mode
+from rfm_kernels.buffers import Injection
+from rfm_kernels.reference import Mode
 from torch import Tensor, nn
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from rfm_kernels import plain
-from rfm_kernels.buffers import Injection, Mode
+from rfm_kernels.buffers import Injection
+from rfm_kernels.reference import Mode
 from torch import Tensor, nn
 
 from tests.kernel_cases import (

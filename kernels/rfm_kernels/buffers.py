@@ -8,7 +8,6 @@ Shapes: B rows, C concepts, L layers, D width, N streams, K codebooks, V codes.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -17,23 +16,12 @@ MOST_CONCEPTS = 64
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
-class Mode(IntEnum):
-    """How a concept acts on a row h, at strength s = eta * gate * layer weight, along its unit direction q."""
-
-    ADD = 0
-    """h' = h + s * q (MusicRFM, Zhao et al. 2025)"""
-    BLEND = 1
-    """h' = (h + s * |h| * q) / (1 + |s|) (arXiv 2506.10225, where s >= 0)"""
-    CLAMP = 2
-    """h' = h + s * (target - <h, q>) * q: at s = 1 the projection is the target"""
-
-
 @dataclass(frozen=True)
 class Injection:
     """What is injected into the residual stream, for every row, layer and concept. C is 0 to 64.
 
     `eta`, `gate` fp32 [B, C]: a row with eta 0 is not steered, so "the row with text only" is a choice of values.
-    `mode` int32 [B, C], values of `Mode`. `target` fp32 [B, L, C], the projection that `Mode.CLAMP` aims at.
+    `mode` int32 [B, C], values of `reference.Mode`. `target` fp32 [B, L, C], the projection that a clamp aims at.
     `layer_weights` fp32 [L, C]. `directions` [L, C, D], unit rows, in any of FLOATS.
 
     A concept of strength 0 is not looked at: its direction may hold anything. Where none has a strength the row leaves

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rfm_kernels.buffers import GateSettings, Injection, Mode, SamplingBuffers
+from rfm_kernels.buffers import GateSettings, Injection, SamplingBuffers
 from rfm_kernels.reference import (
     PHILOX_KEY_STEPS,
     PHILOX_MULTIPLIERS,
     PHILOX_ROUNDS,
     PHILOX_TO_UNIT,
     WORD,
+    Mode,
 )
 
 GATE_DRAWS = 1 << 62

@@ -7,6 +7,7 @@ GPU and a captured graph agree. The generator is Philox4x32-10 (Salmon, Moraes, 
 as easy as 1, 2, 3", SC 2011), the uniforms are bit-identical to Triton's `tl.rand(seed, offset)`.
 """
 
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,28 @@ WORD = 0xFFFFFFFF
 PHILOX_TO_UNIT = np.float32(4.6566127342e-10)  # a little less than 2**-31, so that the largest uniform stays below 1
 
 Words = npt.NDArray[np.uint64]
+
+
+class Mode(IntEnum):
+    """How a concept acts on a row h, at strength s = eta * gate * layer weight, along its unit direction q."""
+
+    ADD = 0
+    """h' = h + s * q (MusicRFM, Zhao et al. 2025)"""
+    BLEND = 1
+    """h' = (h + s * |h| * q) / (1 + |s|) (arXiv 2506.10225, where s >= 0)"""
+    CLAMP = 2
+    """h' = h + s * (target - <h, q>) * q: at s = 1 the projection is the target"""
+
+
+class Site(IntEnum):
+    """Which row h of a block a concept acts on."""
+
+    BLOCK_OUTPUT = 0
+    """the residual stream that the block leaves"""
+    ATTENTION_OUTPUT = 1
+    """what self-attention is about to add to the residual stream"""
+    FFN_OUTPUT = 2
+    """what the feed-forward layer is about to add to the residual stream"""
 
 
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:

@@ -7,10 +7,10 @@ without text. One program owns one row (of the stream, of the gates, of one code
 import triton
 import triton.language as tl
 
-from rfm_kernels import buffers, plain
+from rfm_kernels import plain, reference
 
-BLEND = tl.constexpr(int(buffers.Mode.BLEND))
-CLAMP = tl.constexpr(int(buffers.Mode.CLAMP))
+BLEND = tl.constexpr(int(reference.Mode.BLEND))
+CLAMP = tl.constexpr(int(reference.Mode.CLAMP))
 GATE_DRAWS = tl.constexpr(plain.GATE_DRAWS)
 CONCEPT_BITS = tl.constexpr(plain.CONCEPT_BITS)
 CODEBOOK_BITS = tl.constexpr(plain.CODEBOOK_BITS)

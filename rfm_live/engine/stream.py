@@ -16,13 +16,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from rfm_kernels.reference import combine_directions
 from torch import Tensor
 
+from rfm_live.engine.played import PlayedFrames, PlayedSteering
 from rfm_live.errors import ControlError, StartError
 from rfm_live.model.decoder import CrossCache, Decoder, KVCache
 from rfm_live.model.sampling import Codes, SamplingSettings, guide, sample
-from rfm_live.steering.plan import Coefficients
+from rfm_live.steering.frame import Coefficients, FrameSteering
 
 PromptStates = tuple[Tensor, Tensor]  # states [1, S, text_width], mask [1, S]
 
@@ -90,8 +90,7 @@ class StreamState:
     priming: Priming | None
     forget_waits: bool
     columns: npt.NDArray[np.int64]
-    coefficients: npt.NDArray[np.float32]
-    was_steered: npt.NDArray[np.bool_]
+    steering: PlayedFrames
     settings: SamplingSettings
     cross: CrossCache | None
     rows: int
@@ -107,7 +106,7 @@ class TokenStream:
         config = decoder.config
         if window.frames > config.max_positions:
             raise StartError(f"a window of {window.frames} frames exceeds {config.max_positions} positions")
-        self._decoder, self._directions = decoder, directions
+        self._decoder = decoder
         self._largest_window = self._window = window
         self._codebooks, self._pad = config.codebooks, config.pad_id
         self._settings = settings
@@ -121,8 +120,7 @@ class TokenStream:
         # What was played, in rings by column: enough for the longest context and the frame in the making.
         kept = window.frames + config.codebooks
         self._columns = np.full((kept, config.codebooks), self._pad, dtype=np.int64)  # [kept, K]
-        self._coefficients = np.zeros((kept, *directions.shape[:2]), dtype=np.float32)  # [kept, C, L]
-        self._was_steered = np.zeros(kept, dtype=np.bool_)  # [kept]
+        self._played = PlayedSteering(directions, kept)
 
     @property
     def column(self) -> int:
@@ -171,20 +169,18 @@ class TokenStream:
 
     def forget(self) -> None:
         """Change to a short context without the steering of the past, as soon as it is read."""
-        self._was_steered[:] = False
+        self._played.strike()
         self._forget_waits = True
 
     @torch.inference_mode()
-    def step(self, coefficients: Coefficients | None = None) -> Codes | None:
-        """Play one column steered by `coefficients` [C, L] -> codes [K] of the newest complete frame.
+    def step(self, steering: FrameSteering | Coefficients | None = None) -> Codes | None:
+        """Play one column steered by this, or pushed by coefficients [C, L] -> codes [K] of the newest complete frame.
 
-        None adds nothing anywhere. Returns None for the first K - 1 steps, while the delay pattern fills.
+        None does nothing anywhere. Returns None for the first K - 1 steps, while the delay pattern fills.
         """
         self._plan_context()
-        column, slot = self._column, self._column % len(self._columns)
-        self._was_steered[slot] = coefficients is not None
-        if coefficients is not None:
-            self._coefficients[slot] = coefficients
+        column = self._column
+        self._played.record(column, FrameSteering(steering.copy()) if isinstance(steering, np.ndarray) else steering)
         logits = self._read(self._cache, self._base, column, column + 1)  # [B, 1, K, V]
         codes = sample(guide(logits[:, 0].cpu().numpy(), self._settings.guidance), self._settings, column)  # [K]
         codes[np.arange(self._codebooks) > column] = self._pad
@@ -208,10 +204,7 @@ class TokenStream:
         slots = where % len(self._columns)
         columns = self._columns[slots]  # [T, K]
         columns[np.arange(self._codebooks) >= (where - base)[:, None]] = self._pad
-        steering = None
-        if self._was_steered[slots].any():
-            weighed = self._coefficients[slots] * self._was_steered[slots, None, None]  # [T, C, L]
-            steering = combine_directions(torch.from_numpy(weighed).to(self._directions), self._directions)  # [T, L, D]
+        steering = self._played.injections(start, end, self._rows)
         device = cache.kv.device
         rows = torch.from_numpy(columns.T).to(device).expand(self._rows, -1, -1)  # [B, K, T]
         part = KVCache(cache.kv[:, :, : self._rows])
@@ -256,8 +249,7 @@ class TokenStream:
             priming=self._priming,
             forget_waits=self._forget_waits,
             columns=self._columns.copy(),
-            coefficients=self._coefficients.copy(),
-            was_steered=self._was_steered.copy(),
+            steering=self._played.copy_state(),
             settings=self._settings,
             cross=self._cross,
             rows=self._rows,
@@ -269,8 +261,8 @@ class TokenStream:
         """Go on from a copied state; the copy stays usable."""
         self._column, self._base, self._priming = state.column, state.base, state.priming
         self._window, self._forget_waits = state.window, state.forget_waits
-        self._columns[:], self._coefficients[:] = state.columns, state.coefficients
-        self._was_steered[:] = state.was_steered
+        self._columns[:] = state.columns
+        self._played.restore_state(state.steering)
         self._settings, self._cross, self._rows = state.settings, state.cross, state.rows
         self._cache.kv[..., : state.cache.shape[-2], :] = state.cache
         self._next_cache.kv[..., : state.next_cache.shape[-2], :] = state.next_cache

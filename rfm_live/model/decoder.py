@@ -2,7 +2,7 @@
 
 Used by the token stream (engine process), by concept learning and by the tests. Pre-norm blocks of self-attention,
 cross-attention to the text and a GELU feed-forward layer, no biases but in the norms; one embedding and one output head
-per codebook; sinusoidal positions added at the input. Steering adds a vector to a block's output, in `Decoder._run`.
+per codebook; sinusoidal positions added at the input. Steering acts at three sites of a block, in `Decoder._run`.
 
 Shapes: B rows, T columns, K codebooks, V codes, L layers, D width, H heads, E head width, S text tokens.
 Under guidance the rows are [with text, without text]: rows beyond the cross cache's have no text, and their
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rfm_live.model.config import DecoderConfig
+from rfm_live.model.injection import Injections
 
 
 @dataclass(frozen=True)
@@ -171,13 +172,18 @@ class Decoder(nn.Module):
         return h + self.positions[position : position + columns.shape[2]].to(h.dtype)
 
     def forward(
-        self, columns: Tensor, position: int, cache: KVCache, cross: CrossCache | None, steering: Tensor | None = None
+        self,
+        columns: Tensor,
+        position: int,
+        cache: KVCache,
+        cross: CrossCache | None,
+        steering: Tensor | Injections | None = None,
     ) -> Tensor:
         """Read columns and answer the logits of the ones that follow: -> fp32 [B, T, K, V].
 
         `columns` int64 [B, K, T], T >= 1, get cache positions `position`..`position + T - 1`; earlier positions must be
-        filled. `cross` is None where no row has text. `steering` [L, D], [T, L, D] or [B, T, L, D] is added to the
-        block outputs; None adds nothing.
+        filled. `cross` is None where no row has text. `steering` acts at its sites; a tensor [L, D], [T, L, D] or
+        [B, T, L, D] is added to the block outputs; None does nothing.
         """
         h = self._run(columns, position, cache, cross, steering)  # [B, T, D]
         logits = F.linear(_normed(h, self.out_norm), self.heads.weight)  # [B, T, K * V]
@@ -195,7 +201,7 @@ class Decoder(nn.Module):
         position: int,
         cache: KVCache,
         cross: CrossCache | None,
-        steering: Tensor | None,
+        steering: Tensor | Injections | None,
         outputs: list[Tensor] | None = None,
     ) -> Tensor:
         end = position + columns.shape[2]
@@ -204,13 +210,16 @@ class Decoder(nn.Module):
         h = self.embed(columns, position)  # [B, T, D]
         mask = None if columns.shape[2] == 1 else _causal_mask(position, end, h.device)  # [T, end]
         text_rows = 0 if cross is None else cross.rows
+        sites = Injections.pushing(steering) if isinstance(steering, Tensor) else steering or Injections()
         for layer, block in enumerate(self._blocks):
-            h = h + block.attend(h, cache.kv[:, layer], position, mask)  # [B, T, D]
+            attended = block.attend(h, cache.kv[:, layer], position, mask)  # [B, T, D]
+            h = h + (sites.attention.inject(attended, layer) if sites.attention else attended)
             if cross is not None and text_rows:
                 h[:text_rows] += block.attend_text(h[:text_rows], cross.keys[layer], cross.values[layer], cross.mask)
-            h = h + block.feed_forward(h)  # [B, T, D]
-            if steering is not None:
-                h = h + steering[..., layer, :]  # the injection site "block_output": [D], [T, D] or [B, T, D]
+            fed = block.feed_forward(h)  # [B, T, D]
+            h = h + (sites.ffn.inject(fed, layer) if sites.ffn else fed)
+            if sites.block:
+                h = sites.block.inject(h, layer)
             if outputs is not None:
                 outputs.append(h)
         return h
