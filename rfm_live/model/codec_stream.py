@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from rfm_live.model.codec import Codec, Conv, Lstm, ResidualBlock, TransposedConv
 
+_FEW_NUMBERS = 1 << 14  # below, copying the windows for one product is cheaper than one product a tap
 # A layer's memory: tensors, or None before its first input.
 LayerState = tuple[Tensor, ...] | None
 
@@ -37,7 +38,8 @@ class DecoderState:
 class StreamLayer(Protocol):
     """A layer over time: rows in, the rows that are now final out, and the state that the next rows need.
 
-    `last` says that the stream ends with these rows. `lag` and `least_rows` are arithmetic on row counts.
+    `last` says that the stream ends with these rows. The answer is a tensor of its own, which the next layer may
+    overwrite. `lag` and `least_rows` are arithmetic on row counts.
     """
 
     def push(self, x: Tensor, state: LayerState, last: bool) -> tuple[Tensor, LayerState]: ...
@@ -60,7 +62,8 @@ class StreamConv:
         self.bias = bias
         self.kernel, self.dilation, self.mode = weight.shape[2], layer.dilation, layer.pad_mode
         self.left, self.right = layer.pad_left, layer.pad_right
-        self.matrix = weight.permute(2, 1, 0).reshape(-1, weight.shape[0]).contiguous()  # [k * C, O]
+        self.taps = weight.permute(2, 1, 0).contiguous()  # [k, C, O]
+        self.matrix = self.taps.view(-1, weight.shape[0])  # [k * C, O]
 
     def push(self, x: Tensor, state: LayerState, last: bool) -> tuple[Tensor, LayerState]:
         """[n, C] -> [m, O]"""
@@ -71,14 +74,20 @@ class StreamConv:
             if last:
                 x = torch.cat((x, self._after(x)))
             state = (x[x.shape[0] - total :],)
-        return torch.addmm(self.bias, self._windows(x, x.shape[0] - total), self.matrix), state
+        return self._product(x, x.shape[0] - total), state
 
-    def _windows(self, x: Tensor, rows: int) -> Tensor:
-        if self.kernel == 1:
-            return x
+    def _product(self, x: Tensor, rows: int) -> Tensor:
         channels = x.shape[1]
-        shape, strides = (rows, self.kernel, channels), (channels, self.dilation * channels, 1)
-        return x.as_strided(shape, strides).reshape(rows, -1)  # [rows, k * C]
+        if self.kernel == 1:
+            return torch.addmm(self.bias, x, self.matrix)
+        if rows * channels < _FEW_NUMBERS:
+            shape, strides = (rows, self.kernel, channels), (channels, self.dilation * channels, 1)
+            windows = x.as_strided(shape, strides).reshape(rows, -1)  # [rows, k * C]
+            return torch.addmm(self.bias, windows, self.matrix)
+        y = torch.addmm(self.bias, x[:rows], self.taps[0])  # [rows, O]
+        for tap in range(1, self.kernel):
+            y.addmm_(x[tap * self.dilation :][:rows], self.taps[tap])
+        return y
 
     def _before(self, x: Tensor) -> Tensor:
         if self.mode == "reflect":
@@ -130,30 +139,39 @@ class StreamTransposedConv:
 
 
 class StreamLstm:
-    """The LSTM, one cell per row. State: hidden and cell rows of every layer."""
+    """The LSTM, layer by layer: a push reads the inputs' weights once, the others stay in the cache between its rows.
+
+    State: hidden and cell rows of every layer. A layer is i, f, o = sigmoid(...), g = tanh(...), c = f * c + i * g,
+    h = o * tanh(c), its four gates side by side in this order.
+    """
 
     def __init__(self, layer: Lstm) -> None:
         lstm = layer.lstm
         self.width = lstm.hidden_size
-        self.cells = [
-            tuple(getattr(lstm, f"{part}_l{n}") for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-            for n in range(lstm.num_layers)
-        ]
+        self.layers = []
+        for n in range(lstm.num_layers):
+            names = (f"{part}_l{n}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+            inputs, hidden, one, other = (_with_gates_in_order(getattr(lstm, name)) for name in names)
+            self.layers.append((inputs.t().contiguous(), hidden.t().contiguous(), one + other))  # [D, 4 * D] twice
 
     def push(self, x: Tensor, state: LayerState, last: bool) -> tuple[Tensor, LayerState]:
-        """[n, C] -> [n, C]"""
+        """[n, D] -> [n, D]"""
         if state is None:
-            state = (x.new_zeros(1, self.width),) * (2 * len(self.cells))
-        rows = []
-        memory = list(state)
-        for row in torch.split(x, 1):  # [1, C]
-            y = row
-            for n, weights in enumerate(self.cells):
-                hidden, cell = torch.lstm_cell(y, (memory[2 * n], memory[2 * n + 1]), *weights)
-                memory[2 * n], memory[2 * n + 1] = hidden, cell
-                y = hidden
-            rows.append(y)
-        return torch.cat(rows) + x, tuple(memory)
+            state = (x.new_zeros(1, self.width),) * (2 * len(self.layers))
+        memory: tuple[Tensor, ...] = ()
+        y = x
+        for n, (inputs, hidden, bias) in enumerate(self.layers):
+            h, c = state[2 * n], state[2 * n + 1]
+            rows = []
+            for given in torch.split(torch.addmm(bias, y, inputs), 1):  # [1, 4 * D]
+                gates = torch.addmm(given, h, hidden)
+                i, f, o = torch.sigmoid(gates[:, : 3 * self.width]).chunk(3, dim=1)
+                c = torch.addcmul(f * c, i, torch.tanh(gates[:, 3 * self.width :]))
+                h = o * torch.tanh(c)
+                rows.append(h)
+            y = torch.cat(rows) if len(rows) > 1 else h
+            memory += (h, c)
+        return y + x, memory
 
     def lag(self, lag: int) -> int:
         return lag
@@ -177,7 +195,8 @@ class StreamResidual:
         memory: tuple[Tensor, ...] = ()
         skip = x if state is None or not self.delay else torch.cat((state[0], x))
         for n, conv in enumerate(self.convs):
-            y, kept = conv.push(F.elu(y), None if state is None else state[n + 1 : n + 2], last)
+            y = F.elu_(y) if n else F.elu(y)  # x is still needed
+            y, kept = conv.push(y, None if state is None else state[n + 1 : n + 2], last)
             memory += kept or (x[:0],)  # a 1-tap convolution remembers nothing
         held = skip[y.shape[0] :]
         skip = skip[: y.shape[0]] if held.shape[0] else skip
@@ -196,7 +215,7 @@ class StreamElu:
     """The activation between layers. No state."""
 
     def push(self, x: Tensor, state: LayerState, last: bool) -> tuple[Tensor, LayerState]:
-        return F.elu(x), None
+        return F.elu_(x), None
 
     def lag(self, lag: int) -> int:
         return lag
@@ -285,6 +304,12 @@ def _stream_layer(layer: nn.Module) -> StreamLayer:
     if isinstance(layer, ResidualBlock):
         return StreamResidual(layer)
     return StreamElu()
+
+
+def _with_gates_in_order(parameter: Tensor) -> Tensor:
+    """torch's order of gates, i, f, g, o, to ours: i, f, o share a sigmoid."""
+    i, f, g, o = parameter.chunk(4)
+    return torch.cat((i, f, o, g))
 
 
 def _can_start(layers: list[StreamLayer], frames: int) -> bool:
