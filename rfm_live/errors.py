@@ -23,3 +23,7 @@ class AudioError(RfmError):
 
 class StartError(RfmError):
     """The program cannot start with these options on this machine."""
+
+
+class ClipError(RfmError):
+    """Audio to learn a concept from is missing, broken or unfit; names the file or the row, and the reason."""

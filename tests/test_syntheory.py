@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from rfm_live.concepts.syntheory import CLICKS, PROGRAMS, SETS, Clip, Track
+from rfm_live.concepts.syntheory import CLICKS, PROGRAMS, SETS, Excerpt, Track
 
 BY_NAME = {concept.name: concept for concept in SETS}
 PER_CLASS = {
@@ -28,9 +28,9 @@ TOTALS = {
 
 
 @pytest.fixture(scope="module")
-def clips() -> dict[str, dict[str, Clip]]:
+def clips() -> dict[str, dict[str, Excerpt]]:
     """Every clip by the name of its set and its own."""
-    found = {name: list(concept.clips(0)) for name, concept in BY_NAME.items()}
+    found = {name: list(concept.excerpts(0)) for name, concept in BY_NAME.items()}
     for name, members in found.items():
         assert len({clip.name for clip in members}) == len(members), f"{name} has two clips of one name"
     return {name: {clip.name: clip for clip in members} for name, members in found.items()}
@@ -46,12 +46,12 @@ def strokes(track: Track) -> list[tuple[float, float, list[int]]]:
     ]
 
 
-def pitches(clip: Clip) -> list[list[int]]:
+def pitches(clip: Excerpt) -> list[list[int]]:
     return [group for _, _, group in strokes(clip.track)]
 
 
 @pytest.mark.parametrize("name", BY_NAME)
-def test_counts_and_labels_are_those_of_the_publication(clips: dict[str, dict[str, Clip]], name: str) -> None:
+def test_counts_and_labels_are_those_of_the_publication(clips: dict[str, dict[str, Excerpt]], name: str) -> None:
     classes, total = TOTALS[name]
     labels = Counter(clip.label for clip in clips[name].values())
     assert len(clips[name]) == BY_NAME[name].count == total
@@ -71,7 +71,7 @@ def test_the_92_programs_leave_out_what_the_specification_leaves_out() -> None:
     ("name", "struck"), [("notes", 4), ("intervals", 8), ("scales", 8), ("chords", 4), ("progressions", 4)]
 )
 def test_tonal_clips_fill_four_seconds_with_equal_strokes(
-    clips: dict[str, dict[str, Clip]], name: str, struck: int
+    clips: dict[str, dict[str, Excerpt]], name: str, struck: int
 ) -> None:
     programs = Counter()
     for clip in clips[name].values():
@@ -85,14 +85,14 @@ def test_tonal_clips_fill_four_seconds_with_equal_strokes(
         assert {(note.length, note.velocity) for note in clip.track.notes} == {(3840 // struck, 64)}
 
 
-def test_notes_run_over_nine_octaves(clips: dict[str, dict[str, Clip]]) -> None:
+def test_notes_run_over_nine_octaves(clips: dict[str, dict[str, Excerpt]]) -> None:
     first = [clip for clip in clips["notes"].values() if clip.track.program == 0]
     assert [pitches(clip) for clip in first] == [[[pitch]] * 4 for pitch in range(108)]
     assert [clip.label for clip in first] == [pitch % 12 for pitch in range(108)]
     assert BY_NAME["notes"].classes[:3] == ("c", "c_sharp", "d")
 
 
-def test_intervals_alternate_or_sound_together(clips: dict[str, dict[str, Clip]]) -> None:
+def test_intervals_alternate_or_sound_together(clips: dict[str, dict[str, Excerpt]]) -> None:
     """A fifth on C: C4 is 60 and G4 is 67."""
     named = clips["intervals"]
     assert pitches(named["07_on_c_up_program000"]) == [[60], [67]] * 4
@@ -102,7 +102,7 @@ def test_intervals_alternate_or_sound_together(clips: dict[str, dict[str, Clip]]
     assert named["07_on_c_up_program000"].label == 6 and BY_NAME["intervals"].classes[6] == "7"
 
 
-def test_scales_rise_to_the_octave_and_fall_back(clips: dict[str, dict[str, Clip]]) -> None:
+def test_scales_rise_to_the_octave_and_fall_back(clips: dict[str, dict[str, Excerpt]]) -> None:
     named = clips["scales"]
 
     def played(name: str) -> list[int]:
@@ -119,7 +119,7 @@ def test_scales_rise_to_the_octave_and_fall_back(clips: dict[str, dict[str, Clip
     assert played("ionian_on_f_sharp_up")[0] == 54
 
 
-def test_chords_have_the_voicings_of_the_specification(clips: dict[str, dict[str, Clip]]) -> None:
+def test_chords_have_the_voicings_of_the_specification(clips: dict[str, dict[str, Excerpt]]) -> None:
     named = clips["chords"]
 
     def voiced(name: str) -> list[int]:
@@ -136,7 +136,7 @@ def test_chords_have_the_voicings_of_the_specification(clips: dict[str, dict[str
     assert BY_NAME["chords"].classes == ("major", "minor", "aug", "dim")
 
 
-def test_every_chord_has_its_root_and_quality_in_every_position(clips: dict[str, dict[str, Clip]]) -> None:
+def test_every_chord_has_its_root_and_quality_in_every_position(clips: dict[str, dict[str, Excerpt]]) -> None:
     thirds = {"major": {0, 4, 7}, "minor": {0, 3, 7}, "aug": {0, 4, 8}, "dim": {0, 3, 6}}
     names = BY_NAME["notes"].classes
     for root, note in enumerate(names):
@@ -146,7 +146,7 @@ def test_every_chord_has_its_root_and_quality_in_every_position(clips: dict[str,
                 assert {pitch % 12 for pitch in pitches(clip)[0]} == {(root + offset) % 12 for offset in offsets}
 
 
-def test_progressions_fold_their_triads_into_the_octave(clips: dict[str, dict[str, Clip]]) -> None:
+def test_progressions_fold_their_triads_into_the_octave(clips: dict[str, dict[str, Excerpt]]) -> None:
     named = clips["progressions"]
     assert pitches(named["ionian_1451_in_c_program000"]) == [[60, 64, 67], [65, 69, 60], [67, 71, 62], [60, 64, 67]]
     assert pitches(named["aeolian_1764_in_a_program000"]) == [[57, 60, 64], [67, 59, 62], [65, 57, 60], [62, 65, 57]]
@@ -168,7 +168,7 @@ def test_clicks_have_their_sounds() -> None:
     ]
 
 
-def test_tempo_clicks_lie_a_beat_apart_and_accent_every_fourth(clips: dict[str, dict[str, Clip]]) -> None:
+def test_tempo_clicks_lie_a_beat_apart_and_accent_every_fourth(clips: dict[str, dict[str, Excerpt]]) -> None:
     for bpm in (50, 74, 120, 209, 210):
         clip = clips["tempos"][f"{bpm:03d}_bpm_taiko_offset4"]
         assert (clip.label, clip.track.bpm, clip.track.seconds, clip.track.reverb) == (bpm, bpm, 20.0, 0)
@@ -186,7 +186,7 @@ def test_tempo_clicks_lie_a_beat_apart_and_accent_every_fourth(clips: dict[str, 
     + [(metre, 0.25, 240) for metre in ("3_8", "6_8", "9_8", "12_8")],
 )
 def test_metres_accent_the_first_of_the_bar(
-    clips: dict[str, dict[str, Clip]], metre: str, unit_seconds: float, ticks: int
+    clips: dict[str, dict[str, Excerpt]], metre: str, unit_seconds: float, ticks: int
 ) -> None:
     for reverb in (0, 63, 127):
         clip = clips["time_signatures"][f"{metre}_default_reverb{reverb:03d}_offset9"]
@@ -201,8 +201,8 @@ def test_metres_accent_the_first_of_the_bar(
 
 
 @pytest.mark.parametrize("name", ["tempos", "time_signatures"])
-def test_crops_are_named_by_the_seed(clips: dict[str, dict[str, Clip]], name: str) -> None:
+def test_crops_are_named_by_the_seed(clips: dict[str, dict[str, Excerpt]], name: str) -> None:
     starts = [clip.start_seconds for clip in clips[name].values()]
-    assert starts == [clip.start_seconds for clip in BY_NAME[name].clips(0)]
-    assert starts != [clip.start_seconds for clip in BY_NAME[name].clips(1)]
+    assert starts == [clip.start_seconds for clip in BY_NAME[name].excerpts(0)]
+    assert starts != [clip.start_seconds for clip in BY_NAME[name].excerpts(1)]
     assert len(set(starts)) == len(starts)

@@ -1,8 +1,8 @@
-"""SynTheory as data: its seven sets, every clip with its class and its MIDI events, no sound. Used by concept learning.
+"""SynTheory as data: its seven sets, every excerpt with class and MIDI events, no sound. Used by concept learning.
 
-The specification is that of brown-palm/syntheory (MIT) and of Wei, Freeman, Donahue and Sun (ISMIR 2024). A clip names
-the track to render and which part of it to keep; whoever renders takes a track's events and needs nothing else from
-here. Times are MIDI ticks, 480 to the quarter, at the track's tempo. All tonal clips last 8 beats at 120 BPM, 4 s.
+The specification is that of brown-palm/syntheory (MIT) and of Wei, Freeman, Donahue and Sun (ISMIR 2024). An excerpt
+names the track to render and which part of it to keep; whoever renders takes a track's events and needs nothing else
+from here. Times are MIDI ticks, 480 to the quarter, at the track's tempo. All tonal clips last 8 beats at 120 BPM, 4 s.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 
 from rfm_live.concepts.harmony import AEOLIAN, IONIAN, MODES, PITCH_CLASSES, chord, progression, scale
+from rfm_live.errors import ClipError
 
 TICKS_PER_QUARTER = 480
 CLIP_SECONDS = 4.0
@@ -60,30 +62,39 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Clip:
+class Excerpt:
     """4 seconds of `track` from `start_seconds` on, under a `name` that is unique in its set.
 
-    `label` is the index of the class in the set's `classes`, or the tempo in BPM.
+    `label` is the index of the class in the set's `classes`, or the tempo in BPM. `instrument` names the program or the
+    click. Excerpts of one track have the same `track_name`.
     """
 
     name: str
     label: int
+    instrument: str
+    track_name: str
     track: Track
     start_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class ConceptSet:
-    """One set of SynTheory: its `classes` in the order of the labels, empty for a regression, and how many clips.
+    """One set of SynTheory: its `classes` in the order of the labels, empty for a regression, and how many excerpts.
 
-    `clips(seed)` yields all of them in a fixed order; the seed places the crops of the click sets and is ignored by the
-    tonal sets (the published crops were drawn without a seed and cannot be had again).
+    `label` names what is told apart. `excerpts(seed)` yields all of them in a fixed order; the seed places the crops of
+    the click sets and is ignored by the tonal sets (the published crops were drawn without a seed and cannot be had
+    again).
     """
 
     name: str
+    label: str
     classes: tuple[str, ...]
     count: int
-    clips: Callable[[int], Iterator[Clip]]
+    excerpts: Callable[[int], Iterator[Excerpt]]
+
+    def label_value(self, label: int) -> str | float:
+        """The class of the index `label`, or the quantity."""
+        return self.classes[label] if self.classes else float(label)
 
 
 def tonal_notes(strokes: tuple[tuple[int, ...], ...]) -> tuple[NoteEvent, ...]:
@@ -96,20 +107,26 @@ def tonal_notes(strokes: tuple[tuple[int, ...], ...]) -> tuple[NoteEvent, ...]:
     )
 
 
-def _on_every_program(name: str, label: int, strokes: tuple[tuple[int, ...], ...]) -> Iterator[Clip]:
+def program_name(program: int) -> str:
+    """The instrument of an excerpt that plays a General MIDI program, 0..127."""
+    return f"program{program:03d}"
+
+
+def _on_every_program(name: str, label: int, strokes: tuple[tuple[int, ...], ...]) -> Iterator[Excerpt]:
     notes = tonal_notes(strokes)
     for program in PROGRAMS:
         track = Track(TONAL_BPM, TONAL_CHANNEL, program, notes, CLIP_SECONDS)
-        yield Clip(f"{name}_program{program:03d}", label, track)
+        instrument = program_name(program)
+        yield Excerpt(f"{name}_{instrument}", label, instrument, f"{name}_{instrument}", track)
 
 
-def notes(seed: int) -> Iterator[Clip]:
+def notes(seed: int) -> Iterator[Excerpt]:
     """Pitch classes: MIDI 0..107, four strokes. 88 of the published clips are silent: the soundfont has no such key."""
     for pitch in range(108):
         yield from _on_every_program(f"{PITCH_CLASSES[pitch % 12]}_octave{pitch // 12}", pitch % 12, ((pitch,),) * 4)
 
 
-def intervals(seed: int) -> Iterator[Clip]:
+def intervals(seed: int) -> Iterator[Excerpt]:
     """1 to 12 semitones over MIDI 60..71, upwards, downwards and together; label 0 is the semitone."""
     for low, size in product(range(60, 72), range(1, 13)):
         pair = ((low,), (low + size,))
@@ -118,7 +135,7 @@ def intervals(seed: int) -> Iterator[Clip]:
             yield from _on_every_program(f"{size:02d}_on_{PITCH_CLASSES[low % 12]}_{style}", size - 1, strokes)
 
 
-def scales(seed: int) -> Iterator[Clip]:
+def scales(seed: int) -> Iterator[Excerpt]:
     """The seven modes from the tonic to its octave, and downwards."""
     for tonic, (label, mode) in product(range(12), enumerate(MODES)):
         rising = tuple((pitch,) for pitch in scale(tonic, mode))
@@ -130,7 +147,7 @@ CHORDS = ("major", "minor", "aug", "dim")
 POSITIONS = ("5", "6", "64")
 
 
-def chords(seed: int) -> Iterator[Clip]:
+def chords(seed: int) -> Iterator[Excerpt]:
     """Triads in root position and both inversions, four strokes."""
     for root, (label, kind), position in product(range(12), enumerate(CHORDS), POSITIONS):
         strokes = (chord(root, kind, position),) * 4
@@ -145,7 +162,7 @@ PROGRESSIONS = tuple((IONIAN, degrees) for degrees in IONIAN_PROGRESSIONS) + tup
 """Mode and scale degrees of the 19 progressions, in the order of their labels."""
 
 
-def progressions(seed: int) -> Iterator[Clip]:
+def progressions(seed: int) -> Iterator[Excerpt]:
     """Four triads in each of 12 keys."""
     for tonic, (label, (mode, degrees)) in product(range(12), enumerate(PROGRESSIONS)):
         strokes = progression(tonic, mode, degrees)
@@ -192,37 +209,60 @@ def click_track(click: Click, metre: tuple[int, int], bpm: int, beats: int, seco
     return Track(bpm, click.channel, click.program, tuple(events), seconds, reverb)
 
 
-def _crops(name: str, label: int, track: Track, count: int, rng: np.random.Generator) -> Iterator[Clip]:
-    for index, start in enumerate(rng.uniform(0.0, track.seconds - CLIP_SECONDS, count)):
-        yield Clip(f"{name}_offset{index}", label, track, float(start))
+def _crops(name: str, label: int, click: Click, track: Track, starts: npt.NDArray[np.float64]) -> Iterator[Excerpt]:
+    for index, start in enumerate(starts):
+        yield Excerpt(f"{name}_offset{index}", label, click.name, name, track, float(start))
 
 
-def tempos(seed: int) -> Iterator[Clip]:
+def _starts(track: Track, count: int, key: list[int]) -> npt.NDArray[np.float64]:
+    return np.random.default_rng(key).uniform(0.0, track.seconds - CLIP_SECONDS, count)
+
+
+def tempos(seed: int) -> Iterator[Excerpt]:
     """50 to 210 BPM in 4/4: 5 crops out of 20 s of each click; the label is the tempo."""
     for bpm, (index, click) in product(TEMPOS_BPM, enumerate(CLICKS)):
         track = click_track(click, (4, 4), bpm, bpm // 3, 20.0, REVERBS[0])
-        rng = np.random.default_rng([seed, 0, bpm, index])
-        yield from _crops(f"{bpm:03d}_bpm_{click.name}", bpm, track, TEMPO_OFFSETS, rng)
+        starts = _starts(track, TEMPO_OFFSETS, [seed, 0, bpm, index])
+        yield from _crops(f"{bpm:03d}_bpm_{click.name}", bpm, click, track, starts)
 
 
-def time_signatures(seed: int) -> Iterator[Clip]:
+def time_signatures(seed: int) -> Iterator[Excerpt]:
     """Eight metres at 120 quarters a minute: 10 crops out of 30 s of each click with three levels of reverb."""
     for (label, metre), (level, reverb), (index, click) in product(
         enumerate(METRES), enumerate(REVERBS), enumerate(CLICKS)
     ):
         beats = metre[1] * METRE_BPM // 8  # 30 s
         track = click_track(click, metre, METRE_BPM, beats, 30.0, reverb)
-        rng = np.random.default_rng([seed, 1, label, level, index])
         name = f"{metre[0]}_{metre[1]}_{click.name}_reverb{reverb:03d}"
-        yield from _crops(name, label, track, METRE_OFFSETS, rng)
+        yield from _crops(name, label, click, track, _starts(track, METRE_OFFSETS, [seed, 1, label, level, index]))
 
 
 SETS = (
-    ConceptSet("notes", PITCH_CLASSES, 9_936, notes),
-    ConceptSet("intervals", tuple(str(size) for size in range(1, 13)), 39_744, intervals),
-    ConceptSet("scales", tuple(MODES), 15_456, scales),
-    ConceptSet("chords", CHORDS, 13_248, chords),
-    ConceptSet("progressions", tuple(f"{mode}_{degrees}" for mode, degrees in PROGRESSIONS), 20_976, progressions),
-    ConceptSet("tempos", (), 4_025, tempos),
-    ConceptSet("time_signatures", tuple(f"{beats}/{value}" for beats, value in METRES), 1_200, time_signatures),
+    ConceptSet("notes", "note", PITCH_CLASSES, 9_936, notes),
+    ConceptSet("intervals", "interval", tuple(str(size) for size in range(1, 13)), 39_744, intervals),
+    ConceptSet("scales", "scale", tuple(MODES), 15_456, scales),
+    ConceptSet("chords", "chord", CHORDS, 13_248, chords),
+    ConceptSet(
+        "progressions",
+        "progression",
+        tuple(f"{mode}_{degrees}" for mode, degrees in PROGRESSIONS),
+        20_976,
+        progressions,
+    ),
+    ConceptSet("tempos", "tempo_bpm", (), 4_025, tempos),
+    ConceptSet(
+        "time_signatures",
+        "time_signature",
+        tuple(f"{beats}/{value}" for beats, value in METRES),
+        1_200,
+        time_signatures,
+    ),
 )
+
+
+def concept_set(name: str) -> ConceptSet:
+    """The set of that name. Raises `ClipError`."""
+    for member in SETS:
+        if member.name == name:
+            return member
+    raise ClipError(f"SynTheory has no set '{name}', expected {', '.join(member.name for member in SETS)}")
