@@ -16,7 +16,7 @@ from rfm_live.steering.bank import ConceptBank, load_bank, merged, read_bank, re
 from rfm_live.steering.concept_card import ConceptCard, Effect
 
 SHA = "ab" * 32
-EFFECT = Effect("pitch class dominance", "share of frames", True, 0.01, 0.08, 0.9, 0.085, 4)
+EFFECT = Effect("pitch class dominance", "share of frames", True, 0.01, 0.08, 0.9, 0.085, 0.02, 4)
 
 
 def some_bank(concepts: int = 3, layers: int = 4, width: int = 33, seed: int = 0) -> ConceptBank:

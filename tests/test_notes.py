@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from rfm_live.embedded import CHECKPOINT
+from rfm_live.concepts.stage import Play
+from rfm_live.embedded import CHECKPOINT, DEFAULT_PROMPT
 from rfm_live.embedded.composer import PITCH_CLASSES
-from rfm_live.embedded.notes import Play, evaluate_notes
+from rfm_live.embedded.notes import evaluate_notes
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.places import bank_file
 from rfm_live.steering.bank import ConceptBank, load_bank
@@ -33,7 +34,9 @@ def test_a_note_knob_triples_its_pitch_class_and_a_random_direction_does_not(
 ) -> None:
     """The bar: 3 times the frames, mean over 12 notes; less than a third of that change at random. One fresh seed here;
     four seeds stand in the bank's report."""
-    summary = evaluate_notes(model, bank, [900], Play(seconds=7.0)).summary()
+    summary = evaluate_notes(
+        model, bank, [900], Play(heard_seconds=3.0, lead_seconds=3.0, prompt=DEFAULT_PROMPT)
+    ).summary()
     assert summary["ratio"] >= 3.0, summary
     assert summary["random_change_over_change"] < 1 / 3, summary
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from rfm_live.concepts.rfm import composite_direction, search_rfm
+from rfm_live.concepts.rfm import RfmFit, composite_direction, search_rfm
 from rfm_live.concepts.scores import is_binary, score
 
 Array = npt.NDArray[np.float64]
@@ -190,9 +190,14 @@ class RecursiveFeatures:
     device: str = "cpu"
 
     def fit(self, x: Array, y: Array) -> Array:
-        targets = y if is_binary(y) else (y - y.mean()) / y.std()
+        targets = _standardised(y)
+        return composite_direction(x, targets, self.search(x, y).eigenvectors[:, : self.components])
+
+    def search(self, x: Array, y: Array) -> RfmFit:
+        """The best machine, with the eigenvectors and eigenvalues of its AGOP. Raises as `fit` does."""
+        targets = _standardised(y)
         is_validation = self._validation(targets)
-        fit = search_rfm(
+        return search_rfm(
             x[~is_validation],
             targets[~is_validation, None],
             x[is_validation],
@@ -202,7 +207,6 @@ class RecursiveFeatures:
             seed=self.seed,
             device=self.device,
         )
-        return composite_direction(x, targets, fit.eigenvectors[:, : self.components])
 
     def _validation(self, y: Array) -> npt.NDArray[np.bool_]:
         """Which points [N] are for validation: the same share of each class, at least one and never all."""
@@ -216,3 +220,8 @@ class RecursiveFeatures:
             count = min(max(round(self.validation * len(members)), 1), len(members) - 1)
             chosen[members[:count]] = True
         return chosen
+
+
+def _standardised(y: Array) -> Array:
+    """0 and 1 as they are, other numbers with mean 0 and spread 1."""
+    return y if is_binary(y) else (y - y.mean()) / y.std()

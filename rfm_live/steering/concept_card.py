@@ -24,7 +24,8 @@ class Effect:
 
     `meter` names what was read, in `unit`. `at_minus`, `at_zero`, `at_plus` are its means over `seeds` pieces with the
     knob at -1, 0 and 1; `at_random` is the mean with a random direction of the same length in the knob's place.
-    `is_external` is False where nothing but the probe itself, on the generated audio, could be asked.
+    `standard_error` is that of at_plus - at_zero over the pieces. `is_external` is False where nothing but the probe
+    itself, on the generated audio, could be asked.
     """
 
     meter: str
@@ -34,7 +35,14 @@ class Effect:
     at_zero: float
     at_plus: float
     at_random: float
+    standard_error: float
     seeds: int
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether the knob moved the reading by over two standard errors, and over twice as far as a random push."""
+        moved = abs(self.at_plus - self.at_zero)
+        return moved > 2.0 * self.standard_error and moved > 2.0 * abs(self.at_random - self.at_zero)
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class ConceptCard:
 
 
 _TEXTS = ("method", "score_kind", "origin", "licence")
-_READINGS = ("at_minus", "at_zero", "at_plus", "at_random")
+_READINGS = ("at_minus", "at_zero", "at_plus", "at_random", "standard_error")
 
 
 def card_as_json(card: ConceptCard) -> dict[str, Any]:

@@ -1,0 +1,108 @@
+"""Which external meter hears a concept: found on the concept's own clips, before anything is steered.
+
+Used by concept learning. A meter is a number read off the samples alone, so it cannot be fooled by the direction that
+it judges. The one that tells the clips with a concept from those without best is taken, where it tells them apart
+clearly; a concept that no meter hears is left to the probe on generated audio, and its card says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rfm_live.concepts.clips import Samples
+from rfm_live.concepts.harmony import PITCH_CLASSES
+from rfm_live.concepts.meters import (
+    FRAME_SAMPLES,
+    SAMPLE_RATE_HZ,
+    frame_levels_db,
+    spectral_centroid_hz,
+    strongest_pitch_class,
+)
+from rfm_live.concepts.scores import auc
+
+CLEAR_AUC = 0.8
+"""From here on a meter is said to hear a concept (or from 0.2 downwards)."""
+
+ONSET_RATE, CENTROID, FLUCTUATION = "onset rate", "spectral centroid", "level fluctuation"
+
+
+@dataclass(frozen=True)
+class Ear:
+    """What reads one concept off music: `name`, in `unit`; `sign` is 1 where more concept reads higher, else -1.
+
+    `read` takes mono samples at 32 kHz. `is_external` is False for the probe itself.
+    """
+
+    name: str
+    unit: str
+    sign: float
+    is_external: bool
+    read: Callable[[Samples], float]
+
+
+def dominance_of(pitch_class: str) -> str:
+    """The name of the meter of a pitch class: the share of frames in which it is the strongest."""
+    return f"dominance of {pitch_class}"
+
+
+def _dominances(samples: Samples) -> dict[str, float]:
+    strongest = strongest_pitch_class(samples)
+    shares = np.bincount(strongest[strongest >= 0], minlength=12) / max(len(strongest), 1)
+    return {dominance_of(name): float(share) for name, share in zip(PITCH_CLASSES, shares, strict=True)}
+
+
+def _onset_rate(samples: Samples) -> dict[str, float]:
+    import librosa
+
+    onsets = librosa.onset.onset_detect(y=samples, sr=SAMPLE_RATE_HZ, hop_length=FRAME_SAMPLES, backtrack=False)
+    return {ONSET_RATE: len(onsets) * SAMPLE_RATE_HZ / max(len(samples), 1)}
+
+
+def _centroid(samples: Samples) -> dict[str, float]:
+    return {CENTROID: spectral_centroid_hz(samples)}
+
+
+def _fluctuation(samples: Samples) -> dict[str, float]:
+    return {FLUCTUATION: float(np.std(np.maximum(frame_levels_db(samples), -60.0)))}
+
+
+_Family = Callable[[Samples], dict[str, float]]
+METERS: dict[str, tuple[str, _Family]] = {
+    **{dominance_of(name): ("share of frames", _dominances) for name in PITCH_CLASSES},
+    ONSET_RATE: ("onsets/s", _onset_rate),
+    CENTROID: ("hz", _centroid),
+    FLUCTUATION: ("db", _fluctuation),
+}
+"""Unit and reader of every meter; a reader may read a whole family of them at once."""
+
+
+def readings(samples: Samples) -> dict[str, float]:
+    """What every meter says of mono samples at 32 kHz."""
+    families = dict.fromkeys(family for _, family in METERS.values())
+    return {name: value for family in families for name, value in family(samples).items()}
+
+
+def meter_ear(name: str, sign: float) -> Ear:
+    """The meter `name` of METERS as an ear."""
+    unit, family = METERS[name]
+    return Ear(name, unit, sign, True, lambda samples: family(samples)[name])
+
+
+def fitting_ear(
+    read: Sequence[Mapping[str, float]], is_with: npt.NDArray[np.bool_], wanted: str | None = None
+) -> Ear | None:
+    """The meter that tells N clips with a concept from those without best, or None when none does clearly.
+
+    `read` [N] are the clips' `readings`. With `wanted`, that meter is taken in any case; only its sign is found.
+    """
+    names = list(METERS) if wanted is None else [wanted]
+    table = np.asarray([[clip[name] for name in names] for clip in read])  # [N, meters]
+    areas = auc(table[is_with], table[~is_with])
+    best = int(np.abs(areas - 0.5).argmax())
+    if wanted is None and abs(areas[best] - 0.5) < CLEAR_AUC - 0.5:
+        return None
+    return meter_ear(names[best], 1.0 if areas[best] >= 0.5 else -1.0)
