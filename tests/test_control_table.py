@@ -21,12 +21,15 @@ def refusal(address: str, *args: object) -> Refused:
 
 
 @pytest.mark.parametrize("concepts", [[], ["a"], [f"c{i}" for i in range(40)]])
-def test_every_concept_brings_six_addresses_beside_the_master_ones(concepts: list[str]) -> None:
-    assert len(ControlTable(concepts)) == len(ControlTable([])) + 6 * len(concepts)
+def test_every_concept_brings_the_same_addresses_beside_the_master_ones(concepts: list[str]) -> None:
+    parts = {address.split("/")[3] for address in EVERY_ADDRESS if address.startswith("/concept/")}
+    master = {parameter.address for parameter in ControlTable([])}
+    told = {parameter.address for parameter in ControlTable(concepts)}
+    assert told == master | {f"/concept/{name}/{part}" for name in concepts for part in parts}
 
 
 def test_the_addresses_of_the_design_are_there() -> None:
-    wanted = {f"/concept/note_c/{part}" for part in ("eta", "on", "solo", "gate", "period", "slew")}
+    wanted = {f"/concept/note_c/{part}" for part in ("eta", "on", "solo", "gate", "period", "slew", "mode", "target")}
     wanted |= {"/strength", "/budget", "/prompt", "/temperature", "/top_k", "/guidance", "/seed", "/window", "/forget"}
     wanted |= {"/transport/play", "/panic", "/gain", "/sync", "/error"}
     wanted |= {f"/status/{name}" for name in ("frame", "step_ms", "buffer_ms", "underruns", "real_time_factor")}
@@ -95,6 +98,26 @@ def test_repeated_concept_names_are_refused() -> None:
         ("/prompt", ("a\0b",), "wrong type", "/prompt is 'a\\x00b', expected text without NUL or surrogates"),
         ("/prompt", ("\ud800",), "wrong type", "/prompt is '\\ud800', expected text without NUL or surrogates"),
         ("/status/frame", (3,), "read only", "/status/frame is read only"),
+        (
+            "/concept/tempo/mode",
+            ("hold",),
+            "out of range",
+            "/concept/tempo/mode is 'hold', expected one of add, blend, clamp",
+        ),
+        ("/concept/tempo/mode", (1,), "wrong type", "/concept/tempo/mode is 1, expected text"),
+        ("/budget_of", ("Eta",), "out of range", "/budget_of is 'Eta', expected one of eta, norm"),
+        (
+            "/crossfade/to",
+            ("note",),
+            "out of range",
+            "/crossfade/to is 'note', expected one of note_c, note_c_sharp, tempo or empty text",
+        ),
+        (
+            "/concept/tempo/schedule_points",
+            ("0:2",),
+            "out of range",
+            "/concept/tempo/schedule_points is '0:2', expected text such as '0:0 2.5:1', at most 500 characters, seconds 0..999, shares 0..1",
+        ),
         ("/panic", ("now",), "wrong type", "/panic is 'now', expected a number"),
     ],
 )
@@ -103,6 +126,15 @@ def test_a_wrong_message_is_refused_with_thing_value_and_domain(
 ) -> None:
     error = refusal(address, *args)
     assert (error.reason, str(error)) == (reason, text)
+
+
+def test_a_choice_among_many_is_refused_in_a_short_sentence() -> None:
+    table = ControlTable([f"timbre_number_{number}" for number in range(60)])
+    with pytest.raises(Refused) as caught:
+        table.check("/crossfade/from", ["timbre"])
+    assert str(caught.value).endswith("timbre_number_3, timbre_number_4, ... or empty text")
+    with pytest.raises(Refused, match="/crossfade/from is 'a', expected empty text"):
+        ControlTable([]).check("/crossfade/from", ["a"])
 
 
 def test_faders_that_send_only_floats_reach_switches_and_integers() -> None:

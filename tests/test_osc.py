@@ -19,6 +19,7 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 ARGUMENT = st.one_of(
     st.floats(width=32, allow_nan=False), st.integers(-(2**31), 2**31 - 1), TEXT, st.booleans(), st.none()
 )
+POINTS = st.lists(st.from_regex(r"[1-9]?[0-9](\.[0-9])?:(0\.[0-9]|1)", fullmatch=True), max_size=4).map(" ".join)
 ADDRESS = st.sampled_from([parameter.address for parameter in TABLE]) | TEXT.map(lambda text: f"/{text}")
 
 
@@ -27,6 +28,10 @@ def values_of(parameter: Parameter) -> st.SearchStrategy[Value]:
         return st.floats(parameter.low, parameter.high, width=32)
     if parameter.kind == "i":
         return st.integers(int(parameter.low), int(parameter.high))
+    if parameter.choices:
+        return st.sampled_from(parameter.choices)
+    if parameter.pattern:
+        return POINTS
     return TEXT if parameter.kind == "s" else st.just(True)
 
 

@@ -17,7 +17,8 @@ def test_every_address_of_the_control_table_is_in_the_readme_and_no_other() -> N
     section = README.split("## Controls")[1].split("## Latency")[0]
     told = set(
         re.findall(
-            r"`(/[a-z_/A-Z]+)`", "\n".join(line.split("|")[1] for line in section.splitlines() if line.startswith("|"))
+            r"`(/[a-z_/A-Z0-9]+)`",
+            "\n".join(line.split("|")[1] for line in section.splitlines() if line.startswith("|")),
         )
     )
     table = {parameter.address.replace("/concept/x/", "/concept/NAME/") for parameter in ControlTable(["x"])}
@@ -28,9 +29,12 @@ def test_ranges_in_the_readme_are_those_of_the_table() -> None:
     for parameter in ControlTable(["x"]):
         address = parameter.address.replace("/concept/x/", "/concept/NAME/")
         row = re.search(rf"^\| `{re.escape(address)}` \| ([^|]*)\|", README, re.MULTILINE)
-        if row is None or ".." not in row[1]:
+        if row is None:
             continue
-        assert f"{parameter.low:g}..{parameter.high:g}" in row[1], address
+        if ".." in row[1]:
+            assert f"{parameter.low:g}..{parameter.high:g}" in row[1], address
+        if parameter.choices:
+            assert tuple(re.findall(r"`([a-z_]+)`", row[1])) == parameter.choices, address
 
 
 @pytest.mark.parametrize("example", re.findall(r"```python\n(.*?)```", README, re.DOTALL))

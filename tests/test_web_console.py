@@ -207,6 +207,31 @@ def test_buttons_prompt_and_keys_reach_the_engine() -> None:
     on_stage(play)
 
 
+def test_choices_points_and_switches_of_the_details_reach_the_engine_and_show_what_others_choose() -> None:
+    async def play(on: Stage) -> None:
+        page, at = on.page, f"/concept/{CONCEPTS[0]}"
+        await page.click(f".strip[data-concept={CONCEPTS[0]}] .cap")
+        await page.select_option(f"select[data-address='{at}/mode']", "clamp")
+        await on.until(lambda: on.told[-1] == (f"{at}/mode", "clamp"))
+        points = f"input[data-address='{at}/schedule_points']"
+        await page.fill(points, "0:0 2.5:1")
+        await page.press(points, "Enter")
+        await on.until(lambda: on.told[-1] == (f"{at}/schedule_points", "0:0 2.5:1"))
+        await page.fill(points, "0:7")  # a share above 1 is taken back, and not sent
+        await page.press(points, "Enter")
+        await on.until_page(f"""document.querySelector("{points}").value === "0:0 2.5:1" """)
+        await page.click(f"button[data-address='{at}/schedule_start']")
+        await on.until(lambda: on.told[-1] == (f"{at}/schedule_start", True))
+        await page.click(".shaping summary")
+        await page.select_option("select[data-address='/crossfade/to']", CONCEPTS[1])
+        await page.click("button[data-address='/crossfade/on']")
+        await on.until(lambda: on.told[-2:] == [("/crossfade/to", CONCEPTS[1]), ("/crossfade/on", 1)])
+        on.hub.handle("/orthogonal", ["dual"], "osc:1")
+        await on.until_page("""document.querySelector("select[data-address='/orthogonal']").value === "dual" """)
+
+    on_stage(play)
+
+
 def test_every_address_that_can_be_set_has_a_control() -> None:
     async def play(on: Stage) -> None:
         seen: set[str] = set()

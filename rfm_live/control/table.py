@@ -7,6 +7,7 @@ Values live on float32, because that is what OSC carries: every surface shows th
 import math
 import re
 import struct
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -24,6 +25,10 @@ Reason = Literal[
 _CONCEPT_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _INT32_MAX = 2**31 - 1
 _PROMPT_CHARACTERS = 500
+_LAYER_FORMS = ("uniform", "top_k", "exponential", "linear")
+_POINTS_CHARACTERS = 500
+_POINT = r"[0-9]{1,3}(\.[0-9]{1,6})?:(0(\.[0-9]{1,6})?|1(\.0{1,6})?)"
+_POINTS = rf"({_POINT}( {_POINT})*)?"
 
 
 class Refused(ControlError):
@@ -36,7 +41,10 @@ class Refused(ControlError):
 
 @dataclass(frozen=True)
 class Parameter:
-    """One address. For kind "s" `low` and `high` bound the number of characters; for a trigger they are 0 and 1."""
+    """One address. For kind "s" `low` and `high` bound the number of characters; for a trigger they are 0 and 1.
+
+    A text with `choices` is one of them; one with a `pattern` matches this regular expression as a whole.
+    """
 
     address: str
     kind: Kind
@@ -46,6 +54,8 @@ class Parameter:
     unit: str
     access: Access
     help: str
+    choices: tuple[str, ...] = ()
+    pattern: str = ""
 
     def check(self, value: object) -> Value:
         """Return `value` in this parameter's type. Raises Refused on a wrong type or a value outside the range.
@@ -72,15 +82,22 @@ class Parameter:
     def _check_text(self, value: object) -> str:
         if not isinstance(value, str):
             raise Refused("wrong type", f"{self.address} is {shown(value)}, expected text")
-        if not self.low <= len(value) <= self.high:
+        if not self.choices and not self.low <= len(value) <= self.high:
             raise Refused("out of range", f"{self.address} has {len(value)} characters, expected {self.domain}")
         if "\0" in value or not _is_encodable(value):
             raise Refused("wrong type", f"{self.address} is {shown(value)}, expected text without NUL or surrogates")
+        if (self.choices and value not in self.choices) or (self.pattern and not re.fullmatch(self.pattern, value)):
+            raise Refused("out of range", f"{self.address} is {shown(value)}, expected {self.domain}")
         return value
 
     @property
     def domain(self) -> str:
-        """The range in words, such as "-2..2" or "at most 500 characters"."""
+        """The range in words, such as "-2..2", "one of add, blend, clamp" or "at most 500 characters"."""
+        if self.choices:
+            named = textwrap.shorten(", ".join(filter(None, self.choices)), 100, placeholder=" ...")
+            return " or ".join(filter(None, [named and f"one of {named}", "empty text" if "" in self.choices else ""]))
+        if self.pattern:
+            return f"text such as '0:0 2.5:1', at most {self.high:g} characters, seconds 0..999, shares 0..1"
         if self.kind == "s":
             return f"at most {self.high:g} characters"
         unit = f" {self.unit}" if self.unit else ""
@@ -108,6 +125,7 @@ class ControlTable:
         parameters: list[Parameter] = []
         for name, gate in zip(concepts, gates, strict=True):
             parameters += _concept_parameters(name, gate)
+        parameters += _steering_parameters(self.concepts)
         parameters += _MASTER
         self._by_address = {parameter.address: parameter for parameter in parameters}
         if len(self._by_address) != len(parameters):
@@ -179,12 +197,63 @@ def _concept_parameters(name: str, gate: float) -> list[Parameter]:
         Parameter(f"{at}/gate", "f", 0, 1, as_float32(gate), "", "rw", "chance that a frame is steered"),
         Parameter(f"{at}/period", "i", 1, 500, 1, "frames", "rw", "steer every so many frames"),
         Parameter(f"{at}/slew", "f", 0, 10000, 60.0, "ms", "rw", "glide of eta"),
+        _choice(f"{at}/mode", ("add", "blend", "clamp"), "how it acts: push, mix of equal length, or pull to target"),
+        Parameter(f"{at}/target", "f", 0, 1, 1.0, "", "rw", "level that clamp pulls to; 0.5 is usual, 0 and 1 extreme"),
+        _choice(f"{at}/rows", ("both", "conditional"), "under guidance: steer both rows, or the one with the prompt"),
+        *_layer_parameters(f"{at}/layers", ("all", *_LAYER_FORMS), "which blocks it acts on; all is as /layers says"),
+        _choice(
+            f"{at}/schedule",
+            ("constant", "linear_up", "linear_down", "exponential", "logistic", "sine", "breakpoints"),
+            "curve that eta is multiplied by, from now on",
+        ),
+        Parameter(f"{at}/schedule_seconds", "f", 0.125, 600, 30.0, "s", "rw", "length of the curve"),
+        Parameter(
+            f"{at}/schedule_points",
+            "s", 0, _POINTS_CHARACTERS, "", "", "rw",
+            "breakpoints, seconds:share with a share of 0 to 1; empty for none", pattern=_POINTS,
+        ),
+        Parameter(f"{at}/schedule_start", "trigger", 0, 1, False, "", "w", "begin the curve again"),
+    ]  # fmt: skip
+
+
+def _layer_parameters(at: str, forms: tuple[str, ...], meaning: str) -> list[Parameter]:
+    return [
+        _choice(at, forms, meaning),
+        Parameter(f"{at}_k", "i", 1, 64, 8, "blocks", "rw", "how many blocks top_k takes, those that tell it best"),
+        Parameter(
+            f"{at}_kappa", "f", 0.0625, 1, as_float32(0.95), "", "rw", "share = score ** (1 / kappa) in exponential"
+        ),
+        Parameter(f"{at}_w0", "f", 0, 4, 1.0, "", "rw", "factor of every block's share"),
+    ]
+
+
+def _choice(address: str, choices: tuple[str, ...], meaning: str) -> Parameter:
+    return Parameter(address, "s", 0, max(map(len, choices)), choices[0], "", "rw", meaning, choices)
+
+
+def _steering_parameters(concepts: tuple[str, ...]) -> list[Parameter]:
+    names = ("", *concepts)
+    return [
+        Parameter("/strength", "f", 0, 2, 1.0, "", "rw", "all etas together"),
+        Parameter("/budget", "f", 0, 4, 4.0, "", "rw", "ceiling of the summed push"),
+        _choice("/budget_of", ("eta", "norm"), "what the ceiling is on: the sum of |eta|, or the length of the push"),
+        _choice(
+            "/orthogonal",
+            ("off", "gram_schmidt", "least_squares", "dual"),
+            "how concepts that overlap are kept apart: the first turned goes first, all alike, or by their readings",
+        ),
+        *_layer_parameters(
+            "/layers", _LAYER_FORMS, "which blocks concepts act on, by how well their probe reads there"
+        ),
+        _choice("/crossfade/from", names, "concept that a cross-fade leaves; empty for none"),
+        _choice("/crossfade/to", names, "concept that it leads to"),
+        Parameter("/crossfade/seconds", "f", 0.125, 600, 30.0, "s", "rw", "length of the cross-fade"),
+        _choice("/crossfade/shape", ("linear", "logistic", "exponential", "cosine"), "curve of the cross-fade"),
+        Parameter("/crossfade/on", "i", 0, 1, 0, "", "rw", "begin the cross-fade; 0 gives both concepts back"),
     ]
 
 
 _MASTER = (
-    Parameter("/strength", "f", 0, 2, 1.0, "", "rw", "all etas together"),
-    Parameter("/budget", "f", 0, 4, 4.0, "", "rw", "ceiling of the summed push"),
     Parameter("/prompt", "s", 0, _PROMPT_CHARACTERS, "", "", "rw", "text that describes the music; empty for none"),
     Parameter("/temperature", "f", 0, 4, 1.0, "", "rw", "randomness of the sampling; 0 takes the likeliest token"),
     Parameter("/top_k", "i", 0, 2048, 250, "tokens", "rw", "how many of the likeliest tokens may be drawn; 0 is all"),

@@ -139,8 +139,10 @@ def _check_parameter(entry: object) -> Parameter:
     if not isinstance(entry, dict) or entry.keys() != names:
         raise Refused("broken", f"table entry is {shown(entry)}, expected a map of {', '.join(sorted(names))}")
     numbers = all(type(entry[name]) in (int, float) for name in ("low", "high"))
-    texts = all(isinstance(entry[name], str) for name in ("address", "unit", "help"))
+    texts = all(isinstance(entry[name], str) for name in ("address", "unit", "help", "pattern"))
     known = entry["kind"] in get_args(Kind) and entry["access"] in get_args(Access)
-    if not (numbers and texts and known and isinstance(entry["default"], Value)):
+    choices = entry["choices"]
+    are_texts = isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
+    if not (numbers and texts and known and are_texts and isinstance(entry["default"], Value)):
         raise Refused("broken", f"table entry {shown(entry['address'])} has a field of another type")
-    return Parameter(**entry)
+    return Parameter(**{**entry, "choices": tuple(choices)})

@@ -21,7 +21,7 @@ from rfm_live.model.checkpoint import MusicGen
 from rfm_live.model.codec_stream import DecoderState, StreamingDecoder
 from rfm_live.model.sampling import Codes, SamplingSettings
 from rfm_live.steering.bank import ConceptBank
-from rfm_live.steering.plan import OVERALL_FIELDS, PlanState, SteeringPlan
+from rfm_live.steering.plan import PlanState, SteeringPlan
 
 Samples = npt.NDArray[np.float32]
 Event = tuple[int, str, object]  # frame, address, value
@@ -120,7 +120,7 @@ class Engine:
     def _next_samples(self) -> Samples:
         """Step the music until a frame of samples is final; more than one step only while delay and codec fill."""
         while len(self._ready) < self.hop:
-            codes = self._stream.step(self._plan.coefficients(self._stream.column))
+            codes = self._stream.step(self._plan.steering(self._stream.column))
             if codes is not None:
                 pushed = self._decoder.push(torch.from_numpy(codes[:, None]).to(self._codec_device))
                 self._ready = np.concatenate((self._ready, pushed.cpu().numpy()))
@@ -144,9 +144,9 @@ class Engine:
         """
         parts = address.split("/")[1:]
         if len(parts) == 3 and parts[0] == "concept":
-            self._plan.set(parts[1], parts[2], _number(address, value))
-        elif address[1:] in OVERALL_FIELDS:
-            self._plan.set_overall(address[1:], _number(address, value))
+            self._plan.set(parts[1], parts[2], value)
+        elif address[1:] in self._plan.overall_fields:
+            self._plan.set_overall(address[1:], value)
         elif address == "/prompt":
             text = check_prompt(value)
             self.set_prompt(text, self._prompts.states(text))

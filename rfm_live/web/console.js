@@ -3,7 +3,7 @@
 import { Controls, element } from "./controls.js";
 import { Link } from "./link.js";
 import { Listener } from "./listener.js";
-import { conceptsOf, details, keyboard, masterPanel, otherConcepts } from "./panels.js";
+import { conceptsOf, details, keyboard, masterPanel, otherConcepts, shapingPanel } from "./panels.js";
 import { decode, encode } from "./wire.js";
 
 const ERROR_MS = 6000;
@@ -51,7 +51,7 @@ function build(table, source) {
     ...(hasNotes ? [notes] : []),
     element("div", { className: "groups" }, ...otherConcepts(controls, concepts, choose)),
   );
-  byId("side").replaceChildren(masterPanel(controls), ...(concepts.length ? [panel] : []));
+  byId("side").replaceChildren(masterPanel(controls), ...(concepts.length ? [panel, shapingPanel(controls)] : []));
   if (concepts.length) choose(concepts[0]);
   const status = { buffer: "buffer_ms", speed: "real_time_factor", step: "step_ms", underruns: "underruns" };
   controls.watch(`/status/${status.buffer}`, (value) => tell("buffer", `${value.toFixed(0)} ms`, value < 40 ? "warn" : ""));
@@ -90,7 +90,7 @@ listener.addEventListener("report", ({ detail }) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  const isTyping = event.target.matches("input[type=text], input[type=number]");
+  const isTyping = event.target.matches("input[type=text], input[type=number], select");
   if (isTyping || event.ctrlKey || event.metaKey || event.altKey || event.repeat || !controls) return;
   if (event.key === "Escape") controls.pull("/panic");
   if (event.key === " " && !event.target.matches("button")) {

@@ -26,6 +26,11 @@ export class Controls {
     return () => this.shows.get(address).delete(show);
   }
 
+  // Every address that begins with `at`, in the table's order.
+  addresses(at) {
+    return [...this.table.keys()].filter((address) => address.startsWith(at));
+  }
+
   // Show a value, whoever set it.
   show(address, value) {
     this.values.set(address, value);
@@ -108,18 +113,29 @@ export class Controls {
     return button;
   }
 
+  // A list of the texts that the address takes.
+  choice(address) {
+    const { choices, help } = this.table.get(address);
+    const options = choices.map((value) => element("option", { value }, value.replaceAll("_", " ") || "–"));
+    const list = element("select", { className: "choice", title: help, data: { address } }, ...options);
+    list.setAttribute("aria-label", address);
+    list.addEventListener("change", () => this.set(address, list.value));
+    this.watch(address, (value) => (list.value = value));
+    return list;
+  }
+
   // A field for whole numbers or text; it sends when it is left or on Enter.
   field(address, properties = {}) {
-    const { kind, low, high, help } = this.table.get(address);
-    const limits = kind === "s" ? { type: "text", maxLength: high } : { type: "number", min: low, max: high, step: 1 };
+    const { kind, low, high, help, pattern } = this.table.get(address);
+    const text = { type: "text", maxLength: high, ...(pattern && { pattern }) };
+    const limits = kind === "s" ? text : { type: "number", min: low, max: high, step: 1 };
     const input = element("input", { ...limits, title: help, data: { address }, autocomplete: "off", ...properties });
     input.setAttribute("aria-label", address);
     const holds = () => String(this.values.get(address) ?? "");
     input.addEventListener("change", () => {
       if (input.value === holds()) return;
-      if (kind === "s") this.set(address, input.value);
-      else if (input.value !== "" && input.checkValidity()) this.set(address, Number(input.value));
-      else input.value = holds();
+      if (!input.checkValidity() || (kind !== "s" && input.value === "")) input.value = holds();
+      else this.set(address, kind === "s" ? input.value : Number(input.value));
     });
     input.addEventListener("keydown", (event) => {
       if (event.key === "Enter") input.blur();

@@ -59,7 +59,7 @@ function strip(controls, name, { label, className, hue, choose, isVertical = fal
   return box;
 }
 
-// Gate, period and slew of one concept at a time.
+// All of one concept at a time but its switch and solo, which its strip has.
 export function details(controls) {
   const body = element("div", { className: "fields" });
   const title = element("h2", {}, "details");
@@ -68,7 +68,7 @@ export function details(controls) {
   const choose = (name) => {
     title.textContent = name.replaceAll("_", " ").replace("sharp", "♯");
     if (!built.has(name)) {
-      built.set(name, ["eta", "gate", "period", "slew"].map((part) => field(controls, `/concept/${name}/${part}`, part)));
+      built.set(name, knobs(controls, `/concept/${name}/`, ["on", "solo"]));
     }
     body.replaceChildren(...built.get(name));
     for (const box of document.querySelectorAll(".strip")) box.classList.toggle("chosen", box.dataset.concept === name);
@@ -76,17 +76,37 @@ export function details(controls) {
   return { panel, choose };
 }
 
-// A named slider with its value.
+// A knob for every address that begins with `at`, in the table's order, but those that end in one of `without`.
+function knobs(controls, at, without = []) {
+  const endings = controls.addresses(at).map((address) => address.slice(at.length));
+  return endings.filter((ending) => !without.includes(ending)).map((ending) => field(controls, at + ending, ending));
+}
+
+// A named control: a slider with its value, a list of choices, a line of text, a switch, or a button.
 function field(controls, address, label) {
+  const { kind, low, high, choices } = controls.table.get(address);
+  const named = (...parts) => element("label", { className: "field" }, element("span", {}, label.replaceAll("_", "-")), ...parts);
+  if (kind === "trigger") return named(controls.trigger(address, "now", { className: "mini" }));
+  if (choices.length) return named(controls.choice(address));
+  if (kind === "s") return named(controls.field(address));
+  if (kind === "i" && high - low === 1) return named(controls.toggle(address, "on", { className: "mini on" }));
+  return named(controls.readout(address), controls.slider(address));
+}
+
+// What shapes the steering of all concepts together; folded away until it is wanted.
+export function shapingPanel(controls) {
+  const single = ["/budget_of", "/orthogonal"].map((address) => field(controls, address, address.slice(1)));
+  const layers = controls.addresses("/layers").map((address) => field(controls, address, address.slice(1)));
+  const fade = controls.addresses("/crossfade/").map((address) => field(controls, address, address.slice(1).replace("/", " ")));
   return element(
-    "label", { className: "field" },
-    element("span", {}, label), controls.readout(address), controls.slider(address),
+    "details", { className: "panel shaping" }, element("summary", {}, "shaping"),
+    element("div", { className: "fields" }, ...single, ...layers, ...fade),
   );
 }
 
 export function masterPanel(controls) {
   const sliders = ["strength", "budget", "gain", "temperature", "guidance", "top_k", "window"].map((name) =>
-    field(controls, `/${name}`, name.replace("_", "-")));
+    field(controls, `/${name}`, name));
   const seed = controls.field("/seed", { className: "seed" });
   const draw = element("button", { type: "button", className: "mini", title: "another seed" }, "draw");
   draw.addEventListener("click", () => controls.set("/seed", Math.floor(Math.random() * 2 ** 31)));
