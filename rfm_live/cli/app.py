@@ -7,7 +7,7 @@ import typer
 
 from rfm_live import __version__
 from rfm_live.cli.console import console, one_line_errors
-from rfm_live.cli.models import TrustPickle, models
+from rfm_live.cli.models import AsJson, TrustPickle, models
 from rfm_live.places import EMBEDDED
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, help=__doc__)
@@ -117,12 +117,39 @@ app.add_typer(models, name="models")
 
 
 @app.command()
-def doctor(checkpoint: Checkpoint = EMBEDDED, bank: Bank = None, trust_pickle: TrustPickle = False) -> None:
-    """Look at this machine and measure whether it can play the checkpoint in real time."""
+def doctor(
+    checkpoint: Checkpoint = EMBEDDED,
+    bank: Bank = None,
+    buffer: Annotated[float, typer.Option(help="milliseconds of buffer to judge, as `play` takes them")] = 240.0,
+    trust_pickle: TrustPickle = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure which checkpoints this machine plays, and how soon a knob is heard; exit code 1 if not this one."""
     from rfm_live.cli.doctor import run_doctor
 
     with one_line_errors():
-        run_doctor(checkpoint, bank, trust_pickle)
+        run_doctor(checkpoint, bank, buffer, trust_pickle, as_json)
+
+
+@app.command()
+def bench(
+    sections: Annotated[
+        list[str] | None, typer.Argument(help="step, steering, decoding, stream; default: all of them")
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="embedded, small, medium or large; repeatable; default: all that fit into memory"),
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="music that `stream` plays; 30 tells whether anything grows")] = 1.0,
+    quick: Annotated[bool, typer.Option("--quick", help="only the embedded checkpoint, in seconds")] = False,
+    device: Annotated[str, typer.Option(help="where the models are: cpu, cuda, cuda:1, ...")] = "cpu",
+    write: Annotated[Path | None, typer.Option(help="file for the tables, in markdown")] = None,
+) -> None:
+    """Measure the engine beside transformers and against this machine's memory. Ends with one JSON line."""
+    from rfm_live.cli.bench import run_bench
+
+    with one_line_errors():
+        run_bench(sections or [], shape or [], minutes, quick, device, write)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ import signal
 
 from rich.text import Text
 
+from rfm_live.bench.judgement import warning
 from rfm_live.cli.console import console, errors
 from rfm_live.embedded import DEFAULT_PROMPT
 from rfm_live.places import EMBEDDED, bank_file, checkpoint_folder
@@ -92,3 +93,5 @@ def _announce(options: PlayOptions, name: str, started: Started) -> None:
         lines.append(f"  oscsend localhost {started.osc_port} /concept/{knob}/eta f 1.0")
     for line in lines:
         console.print(line, soft_wrap=True)
+    if slow := warning(engine["real_time_factor"]):
+        errors.print(f"  {slow}", style="yellow", soft_wrap=True)

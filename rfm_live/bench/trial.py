@@ -1,0 +1,176 @@
+"""A few seconds of measurement for `rfm-live doctor`: the checkpoint itself, and what the published sizes would take.
+
+A published size that is not at hand is first held against memory: what a frame must move, over the bandwidth of this
+machine. What passes is measured with random weights: a decoder of one block and one of three tell what a block takes.
+"""
+
+from dataclasses import astuple, dataclass, replace
+
+import numpy as np
+import torch
+
+from rfm_live.bench.judgement import Demand, FrameTime, Judgement, judge, out_of_reach, too_large
+from rfm_live.bench.shapes import CODEC_32KHZ, SIZES, TEXT_TOKENS, cache_bytes, decoder_bytes, step_bytes, weight_bytes
+from rfm_live.bench.timing import Bandwidth, Stopwatch, bandwidth, is_timed_by_processor
+from rfm_live.engine.player import Engine
+from rfm_live.engine.stream import TokenStream, Window
+from rfm_live.model.checkpoint import MusicGen
+from rfm_live.model.codec import Codec
+from rfm_live.model.codec_stream import StreamingDecoder
+from rfm_live.model.config import CodecConfig, DecoderConfig
+from rfm_live.model.decoder import Decoder
+from rfm_live.model.sampling import SamplingSettings
+
+_ROWS = 2  # under guidance
+_WARM_FRAMES, _FRAMES = 60, 300
+_CODEC_FRAMES = 50
+_WARM_STEPS, _STEPS = 4, 16
+_CONTEXT = 750  # frames: the middle of 30 s
+_PROGRAM_BYTES = 1 << 29
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One checkpoint on one device. `basis` is "measured", "estimated" from fewer blocks, or "floor", by bytes alone.
+
+    `frame` and `codec_ms`, a frame's part for the codec, are None where they were not needed, and `processor_ms`, what
+    a frame takes of its core's time, where it was not measured; `moved_bytes` is what a frame must move at least.
+    """
+
+    checkpoint: str
+    device: str
+    basis: str
+    frame: FrameTime | None
+    processor_ms: float | None
+    codec_ms: float | None
+    moved_bytes: int
+    floor_ms: float
+    judgement: Judgement
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a checkpoint is judged under."""
+
+    device: torch.device
+    speed: Bandwidth
+    buffer_ms: float
+    machine_bytes: int
+
+
+def conditions(device: torch.device, buffer_ms: float, machine_bytes: int) -> Conditions:
+    """Measure the bandwidth of memory, beyond any cache."""
+    return Conditions(device, bandwidth(device, 1 << 28, runs=3), buffer_ms, machine_bytes)
+
+
+def try_checkpoint(name: str, engine: Engine, model: MusicGen, given: Conditions) -> Trial:
+    """Play some frames of a checkpoint that is at hand, one concept turned up."""
+    for concept in engine.bank.names[:1]:
+        engine.apply(f"/concept/{concept}/eta", 0.5)
+    watch = Stopwatch(given.device)
+    for frame in range(_WARM_FRAMES + _FRAMES):
+        if frame == _WARM_FRAMES:
+            watch = Stopwatch(given.device)
+        engine.advance()
+        watch.lap()
+    taken = _frame_time(watch)
+    number_bytes = model.decoder.embedding.weight.element_size()
+    config = model.config
+    moved = step_bytes(config.decoder, _ROWS, _CONTEXT, TEXT_TOKENS, number_bytes) + decoder_bytes(config.codec)
+    demand = _demand(config.decoder, config.codec, _lookahead_ms(model.codec), number_bytes)
+    judgement = judge(taken, demand, given.buffer_ms, given.machine_bytes)
+    codec_ms = _codec_ms(model.codec, given.device)
+    floor_ms = _floor_ms(moved, bandwidth(given.device, moved, runs=3))
+    processor_ms = 1000.0 * float(np.median(watch.laps()[:, 1])) if is_timed_by_processor(given.device) else None
+    return Trial(name, str(given.device), "measured", taken, processor_ms, codec_ms, moved, floor_ms, judgement)
+
+
+def try_sizes(given: Conditions) -> list[Trial]:
+    """Say of every published size whether this machine could play it."""
+    codec: Codec | None = None
+    with torch.device("meta"):
+        lookahead_ms = _lookahead_ms(Codec(CODEC_32KHZ))
+    trials = []
+    for name, size in SIZES.items():
+        number_bytes = 2 if given.device.type == "cuda" else 4
+        moved = step_bytes(size.config, _ROWS, _CONTEXT, TEXT_TOKENS, number_bytes) + decoder_bytes(CODEC_32KHZ)
+        demand = _demand(size.config, CODEC_32KHZ, lookahead_ms, number_bytes)
+        floor_ms = _floor_ms(moved, given.speed)
+        reason = too_large(demand.memory_bytes, given.machine_bytes) or out_of_reach(moved, given.speed.best)
+        if reason:
+            judged = judge(FrameTime.steady(floor_ms), demand, given.buffer_ms)
+            judgement = replace(judged, can_play=False, reason=reason, least_buffer_ms=None)
+            trials.append(Trial(name, str(given.device), "floor", None, None, None, moved, floor_ms, judgement))
+            continue
+        codec = codec or _random_codec(given.device)
+        codec_ms = _codec_ms(codec, given.device)
+        frame = estimated_step(size.config, given.device).later(codec_ms)
+        judgement = judge(frame, demand, given.buffer_ms, given.machine_bytes)
+        trials.append(Trial(name, str(given.device), "estimated", frame, None, codec_ms, moved, floor_ms, judgement))
+    return trials
+
+
+def estimated_step(config: DecoderConfig, device: torch.device) -> FrameTime:
+    """A step of a decoder of `config`, from decoders of one block and of three; it spreads as the latter's does."""
+    one, three = (_step_time(replace(config, layers=layers), device) for layers in (1, 3))
+    block = max(three.p50_ms - one.p50_ms, 0.0) / 2
+    times = (one.p50_ms + (config.layers - 1) * block) / three.p50_ms
+    return FrameTime(*(times * part for part in astuple(three)))
+
+
+def _step_time(config: DecoderConfig, device: torch.device) -> FrameTime:
+    decoder = Decoder(config).to(device).eval().requires_grad_(False)
+    if device.type == "cuda":
+        decoder = decoder.half()
+    weight = decoder.embedding.weight
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.fill_(0.01)  # what the numbers are takes no time
+    directions = torch.zeros(0, config.layers, config.width, device=device, dtype=weight.dtype)
+    stream = TokenStream(decoder, directions, SamplingSettings(), Window(256, prime=8, forget=8))
+    states = torch.zeros(1, TEXT_TOKENS, config.text_width)
+    stream.set_prompt((states, torch.ones(1, TEXT_TOKENS, dtype=torch.bool)))
+    for _ in range(_WARM_STEPS):
+        stream.step()
+    watch = Stopwatch(device)
+    for _ in range(_STEPS):
+        stream.step()
+        watch.lap()
+    return _frame_time(watch)
+
+
+def _codec_ms(codec: Codec, device: torch.device) -> float:
+    """The median time of a frame in a stream that is decoded frame by frame."""
+    decoder = StreamingDecoder(codec)
+    codes = torch.zeros(codec.config.codebooks, 1, dtype=torch.long, device=device)
+    for _ in range(decoder.start_frames + 2):
+        decoder.push(codes)
+    watch = Stopwatch(device)
+    for _ in range(_CODEC_FRAMES):
+        decoder.push(codes)
+        watch.lap()
+    return 1000.0 * float(np.median(watch.laps()[:, 0]))
+
+
+def _random_codec(device: torch.device) -> Codec:
+    return Codec(CODEC_32KHZ).to(device).eval().requires_grad_(False)
+
+
+def _frame_time(watch: Stopwatch) -> FrameTime:
+    milliseconds = 1000.0 * watch.laps()[:, 0]
+    p50, p95, p99 = (float(value) for value in np.percentile(milliseconds, (50, 95, 99)))
+    return FrameTime(p50, p95, p99, float(milliseconds.mean()))
+
+
+def _floor_ms(moved_bytes: int, speed: Bandwidth) -> float:
+    return 1000.0 * moved_bytes / speed.best
+
+
+def _lookahead_ms(codec: Codec) -> float:
+    return 1000.0 * StreamingDecoder(codec).lookahead_samples / codec.config.sample_rate
+
+
+def _demand(config: DecoderConfig, codec: CodecConfig, lookahead_ms: float, number_bytes: int) -> Demand:
+    contexts = 2 * cache_bytes(config, _ROWS, 2 * _CONTEXT, number_bytes)
+    memory = weight_bytes(config, number_bytes) + contexts + 2 * decoder_bytes(codec) + _PROGRAM_BYTES
+    return Demand(memory, config.codebooks, lookahead_ms)
