@@ -14,6 +14,8 @@ from rfm_live.concepts.activations import Reading, compute_activations
 from rfm_live.concepts.clips import Clip, Collection, SoundFile
 from rfm_live.model.checkpoint import load_checkpoint
 
+READING = Reading(segments=4, skipped_seconds=0.1, batch=4, shard=8)
+
 
 def collection(folder: Path, count: int) -> Collection:
     """`count` clips of a quarter of a second."""
@@ -34,10 +36,9 @@ def collection(folder: Path, count: int) -> Collection:
 def main(checkpoint: str, folder: str, count: str, target: str) -> None:
     torch.set_num_threads(1)
     model = load_checkpoint(Path(checkpoint))
-    reading = Reading(segments=4, skipped_seconds=0.1, batch=4, shard=8)
-    compute_activations(model, collection(Path(folder), 50), Path(target, "first"), reading)
+    compute_activations(model, collection(Path(folder), 50), Path(target, "first"), READING)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    compute_activations(model, collection(Path(folder), int(count)), Path(target), reading)
+    compute_activations(model, collection(Path(folder), int(count)), Path(target), READING)
     print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 

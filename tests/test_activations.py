@@ -22,11 +22,10 @@ from rfm_live.concepts.shards import Shard, open_shard, read_layer, write_shard
 from rfm_live.concepts.states import hidden_states, pooled, read_points
 from rfm_live.errors import ClipError
 from rfm_live.model.checkpoint import MusicGen
-from tests.reading import collection
+from tests.reading import READING, collection
 from tests.sounds import tone, write, write_tones
 
 ROOT = Path(__file__).parent.parent
-READING = Reading(segments=4, skipped_seconds=0.1, batch=4, shard=8)
 HALF_FLOAT = 2.0**-11
 """Largest relative error of a float16."""
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from rfm_live.concepts.clips import Problem
 from rfm_live.errors import ClipError
@@ -50,9 +50,7 @@ def write_shard(file: Path, shard: Shard, arrays: Mapping[str, Array]) -> None:
     for name, array in arrays.items():
         by_layer = np.moveaxis(array, 1, 0) / scale.reshape(layers, *(1 for _ in array.shape[1:]))
         stored[name] = np.ascontiguousarray(by_layer, np.float16)  # [L, n, ...]
-    part = file.with_suffix(".part")
-    save_file(stored, part, {"shard": json.dumps(asdict(shard))})  # one key: the order of more would vary
-    os.replace(part, file)
+    _replace(file, save(stored, {"shard": json.dumps(asdict(shard))}))  # one key: the order of more would vary
 
 
 def open_shard(file: Path) -> Shard:
@@ -86,6 +84,10 @@ def read_layer(file: Path, pooling: str, layer: int) -> Array:
 
 def write_text(file: Path, text: str) -> None:
     """Write a text file, whole or not at all."""
+    _replace(file, text.encode())
+
+
+def _replace(file: Path, content: bytes) -> None:
     part = file.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
+    part.write_bytes(content)
     os.replace(part, file)
