@@ -24,7 +24,8 @@ from rfm_live.steering.concept_card import Effect
 
 UNITS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 FULL = 0.95
-"""The unit is the smallest of UNITS that reaches this share of the largest effect of any of them."""
+"""The unit is the smallest of UNITS that reaches this share of a full effect: what the concept's own clips span on the
+ear, or the largest of any unit where that is less."""
 TRIED_CONCEPTS = 4
 """Concepts that are calibrated together share a unit; so many of them are tried."""
 STILL_MUSIC = 0.8
@@ -32,6 +33,7 @@ STILL_MUSIC = 0.8
 KNOBS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 
 _TOP = UNITS[-1]  # the unit of knob 1.0 while units are tried, so that the knob's range reaches twice every unit
+_UNIT_SEEDS = 2  # pieces that decide about the unit; the effect is heard in all
 _TOLERATED = 0.1  # share of the effect by which more knob may be less of it
 
 Floats = npt.NDArray[np.float64]
@@ -73,21 +75,22 @@ class Trials:
         self._stage = Stage(model, with_controls(self._bank), listening.play)
         self._seeds, self._progress = listening.seeds, progress
         tried = min(len(bank.names), TRIED_CONCEPTS)
-        self._done, self._count = 0, len(self._seeds) * (2 * len(UNITS) * tried + 5 * len(bank.names))
+        self._unit_seeds = self._seeds[:_UNIT_SEEDS]
+        per_unit, per_concept = len(self._unit_seeds) * 2 * len(UNITS), len(self._seeds) * len(KNOBS)
+        self._done, self._count = 0, per_unit * tried + per_concept * len(bank.names)
 
     def find_unit(self, names: Sequence[str], ears: Mapping[str, Ear]) -> float:
-        """The smallest unit that reaches FULL of the largest contrast between the knob at 1 and at -1.
+        """The smallest unit at which the contrast between the knob at 1 and at -1 reaches FULL, mean over `names`.
 
-        Contrasts are in shares of each concept's own largest, and the mean over `names`; units that silence the music
-        do not count, unless all do.
+        Units that silence the music do not count, unless all do.
         """
         contrasts, alive = np.zeros((len(names), len(UNITS))), np.ones((len(names), len(UNITS)), np.bool_)
         for row, name in enumerate(names):
-            least = STILL_MUSIC * np.mean([_sounding(self._hear(seed, {})) for seed in self._seeds])
+            least = STILL_MUSIC * np.mean([_sounding(self._hear(seed, {})) for seed in self._unit_seeds])
             for column, unit in enumerate(UNITS):
-                ends = [[self._try(seed, name, knob * unit) for knob in (-1.0, 1.0)] for seed in self._seeds]
-                read = [[ears[name].read(samples) for samples in pair] for pair in ends]
-                contrasts[row, column] = abs(np.mean([after - before for before, after in read]))
+                ends = [[self._try(seed, name, knob * unit) for knob in (-1.0, 1.0)] for seed in self._unit_seeds]
+                down, up = np.mean([[ears[name].read(samples) for samples in pair] for pair in ends], axis=0)
+                contrasts[row, column] = min(abs(float(up - down)), ears[name].span)
                 alive[row, column] = np.mean([[_sounding(samples) for samples in pair] for pair in ends]) >= least
         reached = (contrasts / np.maximum(contrasts.max(axis=1, keepdims=True), 1e-12)).mean(axis=0)
         usable = np.where(alive.all(axis=0), reached, 0.0) if alive.all(axis=0).any() else reached
@@ -174,7 +177,7 @@ def suggested_range(heard: Heard, sign: float) -> tuple[float, float]:
 def effect_of(heard: Heard, ear: Ear) -> Effect:
     """What the card tells of it."""
     means = dict(zip(KNOBS, heard.readings.mean(axis=1).tolist(), strict=True))
-    moved = heard.readings[KNOBS.index(1.0)] - heard.readings[KNOBS.index(0.0)]  # [S]
+    moved = heard.readings[KNOBS.index(1.0)] - heard.readings[KNOBS.index(-1.0)]  # [S]
     return Effect(
         meter=ear.name,
         unit=ear.unit,

@@ -47,50 +47,62 @@ class ConceptDirections:
 
 @dataclass(frozen=True)
 class Points:
-    """What a probe sees of one block: `train` [P, D], the training `clip` that each is of [P], and `held` [M, D]."""
+    """What a probe sees of one block: points `x` [P, D] with targets `y` [P], and `held` [M, D], one per clip.
 
-    train: Array
-    clip: npt.NDArray[np.int64]
+    `is_with` [P] tells the points of clips that have the concept.
+    """
+
+    x: Array
+    y: npt.NDArray[np.float64]
+    is_with: Mask
     held: Array
 
 
-def points_of(store: ActivationStore, layer: int, pooling: str, concept: Concept, is_held: Mask) -> Points:
-    """The points of `pooling` at block `layer`; clips held out are one point each, whatever the pooling."""
-    each = np.arange(int((~is_held).sum()))
+def points_of(
+    store: ActivationStore, layer: int, pooling: str, concept: Concept, is_held: Mask, most: int | None = None
+) -> Points:
+    """The points of `pooling` at block `layer`, of the clips that `is_held` [N] does not keep back.
+
+    `most` bounds them, for probes whose time grows with their cube: every point with the concept that fits into half of
+    it, and others by chance.
+    """
+    x, held, repeats = _pooled(store, layer, pooling, concept, is_held)
+    y, is_with = (np.repeat(values[~is_held], repeats) for values in (concept.targets, concept.is_with))
+    kept = _kept(is_with.astype(np.bool_), most)
+    return Points(x[kept], y[kept].astype(np.float64), is_with[kept].astype(np.bool_), held)
+
+
+def _pooled(
+    store: ActivationStore, layer: int, pooling: str, concept: Concept, is_held: Mask
+) -> tuple[Array, Array, int]:
+    """Training points, held-out points, and how many training points there are to a clip."""
     if pooling in ("mean", "last"):
         rows = store.layer(pooling, layer)  # [N, D]
-        return Points(rows[~is_held], each, rows[is_held])
+        return rows[~is_held], rows[is_held], 1
     parts = store.layer("segments", layer)  # [N, S, D]
     train, held = parts[~is_held], parts[is_held]
     if pooling == "segments":
-        return Points(train.reshape(-1, train.shape[2]), np.repeat(each, train.shape[1]), held.mean(axis=1))
+        return train.reshape(-1, train.shape[2]), held.mean(axis=1), train.shape[1]
     attention = learn_attention(train, concept.targets[~is_held], AttentionTraining())
-    pooled = [np.stack([attention.pool(clip) for clip in side]).astype(np.float32) for side in (train, held)]
-    return Points(pooled[0], each, pooled[1])
+    first, second = (np.stack([attention.pool(clip) for clip in side]).astype(np.float32) for side in (train, held))
+    return first, second, 1
 
 
 def learn_concept(
-    store: ActivationStore, concept: Concept, probe: Probe, pooling: str, is_held: Mask, most_points: int | None = None
+    store: ActivationStore, concept: Concept, probe: Probe, pooling: str, is_held: Mask, most: int | None = None
 ) -> ConceptDirections:
-    """Directions of `concept` at every block, from the clips that `is_held` [N] does not keep back.
-
-    `most_points` bounds what the probe learns from, for probes whose time grows with its cube: every point with the
-    concept that fits into half of it, and others by chance.
+    """Directions of `concept` at every block from its `points_of`, scored on the clips that are held out.
 
     Raises:
         ValueError: the probe cannot learn from these labels, or a value is not finite.
     """
     layers = []
     for layer in range(store.layers):
-        points = points_of(store, layer, pooling, concept, is_held)
-        targets = concept.targets[~is_held][points.clip]
-        is_with = concept.is_with[~is_held][points.clip]
-        kept = _kept(is_with, most_points)
-        held_targets = concept.targets[is_held]
-        found = learn_direction(probe, points.train[kept], targets[kept], points.held, held_targets)
-        projections = points.train @ found.vector
-        own, other = projections[is_with], projections[~is_with]
-        apart = np.linalg.norm(points.train[is_with].mean(axis=0) - points.train[~is_with].mean(axis=0))
+        points = points_of(store, layer, pooling, concept, is_held, most)
+        found = learn_direction(probe, points.x, points.y, points.held, concept.targets[is_held])
+        projections = points.x @ found.vector
+        own, other = projections[points.is_with], projections[~points.is_with]
+        apart = np.linalg.norm(points.x[points.is_with].mean(axis=0) - points.x[~points.is_with].mean(axis=0))
         score = max(found.score, 0.0)
         layers.append((found.vector, apart, score, own.mean(), own.std(), other.mean(), other.std()))
     return ConceptDirections(*(np.stack(column).astype(np.float32) for column in zip(*layers, strict=True)))

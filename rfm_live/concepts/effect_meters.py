@@ -8,7 +8,8 @@ clearly; a concept that no meter hears is left to the probe on generated audio, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,8 @@ ONSET_RATE, CENTROID, FLUCTUATION = "onset rate", "spectral centroid", "level fl
 class Ear:
     """What reads one concept off music: `name`, in `unit`; `sign` is 1 where more concept reads higher, else -1.
 
-    `read` takes mono samples at 32 kHz. `is_external` is False for the probe itself.
+    `read` takes mono samples at 32 kHz. `is_external` is False for the probe itself. `span` is how far apart clips with
+    and without the concept read: a knob that moves the music so far is at its full effect, more would only harm.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Ear:
     sign: float
     is_external: bool
     read: Callable[[Samples], float]
+    span: float = inf
 
 
 def dominance_of(pitch_class: str) -> str:
@@ -70,9 +73,10 @@ def _fluctuation(samples: Samples) -> dict[str, float]:
     return {FLUCTUATION: float(np.std(np.maximum(frame_levels_db(samples), -60.0)))}
 
 
+SHARE = "share of frames"
 _Family = Callable[[Samples], dict[str, float]]
 METERS: dict[str, tuple[str, _Family]] = {
-    **{dominance_of(name): ("share of frames", _dominances) for name in PITCH_CLASSES},
+    **{dominance_of(name): (SHARE, _dominances) for name in PITCH_CLASSES},
     ONSET_RATE: ("onsets/s", _onset_rate),
     CENTROID: ("hz", _centroid),
     FLUCTUATION: ("db", _fluctuation),
@@ -97,6 +101,8 @@ def fitting_ear(
 ) -> Ear | None:
     """The meter that tells N clips with a concept from those without best, or None when none does clearly.
 
+    A share of frames ends at 1 by itself, so it has no span.
+
     `read` [N] are the clips' `readings`. With `wanted`, that meter is taken in any case; only its sign is found.
     """
     names = list(METERS) if wanted is None else [wanted]
@@ -105,4 +111,6 @@ def fitting_ear(
     best = int(np.abs(areas - 0.5).argmax())
     if wanted is None and abs(areas[best] - 0.5) < CLEAR_AUC - 0.5:
         return None
-    return meter_ear(names[best], 1.0 if areas[best] >= 0.5 else -1.0)
+    ear = meter_ear(names[best], 1.0 if areas[best] >= 0.5 else -1.0)
+    apart = abs(float(table[is_with, best].mean() - table[~is_with, best].mean()))
+    return ear if ear.unit == SHARE else replace(ear, span=max(apart, 1e-9))

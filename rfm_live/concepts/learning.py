@@ -21,8 +21,9 @@ from safetensors.numpy import load_file, save_file
 
 from rfm_live.concepts.activations import ActivationStore
 from rfm_live.concepts.clips import Clip, Collection, Progress, Samples, no_progress
-from rfm_live.concepts.directions import POOLINGS, ConceptDirections, learn_concept
+from rfm_live.concepts.directions import POOLINGS, ConceptDirections, learn_concept, points_of
 from rfm_live.concepts.effect_meters import METERS, Ear, dominance_of, fitting_ear, readings
+from rfm_live.concepts.geometry import EigenSpectrum, eigen_spectrum
 from rfm_live.concepts.harmony import PITCH_CLASSES
 from rfm_live.concepts.probes import (
     DifferenceOfMeans,
@@ -169,6 +170,19 @@ def uncalibrated_bank(
     )
 
 
+def eigen_spectra(store: ActivationStore, learned: Learned, settings: LearningSettings) -> dict[str, EigenSpectrum]:
+    """How each concept's machine shares its gradients among directions, at its best block; empty for other methods."""
+    probe = settings.probe
+    if not isinstance(probe, RecursiveFeatures):
+        return {}
+    spectra = {}
+    for concept, directions in zip(learned.concepts, learned.directions, strict=True):
+        layer = int(directions.scores.argmax())
+        points = points_of(store, layer, settings.pooling, concept, learned.is_held, settings.most_points)
+        spectra[concept.name] = eigen_spectrum(probe.search(points.x.astype(np.float64), points.y).eigenvalues)
+    return spectra
+
+
 def residual_norms(model: MusicGen, collection: Collection) -> npt.NDArray[np.float32]:
     """Mean length [L] of a frame's hidden state, over some of the clips."""
     norms = []
@@ -189,8 +203,7 @@ def ears_for(
     Notes are always heard by the dominance of their pitch class; what no meter hears clearly, and everything with
     "probe", is read by the probe of the best block on the generated audio.
     """
-    if meter not in ("auto", "probe", *METERS):
-        raise StartError(f"meter is '{meter}', expected auto, probe or one of {', '.join(METERS)}")
+    check_meter(meter)
     clips = {clip.name: clip for clip in collection.clips}
     known = {f"note_{name}": dominance_of(name) for name in PITCH_CLASSES}
     read: dict[str, dict[str, float]] = {}
@@ -209,6 +222,12 @@ def ears_for(
     return ears
 
 
+def check_meter(meter: str) -> None:
+    """Raises StartError for a meter that there is not."""
+    if meter not in ("auto", "probe", *METERS):
+        raise StartError(f"meter is '{meter}', expected auto, probe or one of {', '.join(METERS)}")
+
+
 def probe_ear(model: MusicGen, bank: ConceptBank, index: int, store: ActivationStore) -> Ear:
     """The reading of concept `index` at its best block: 0 for the mean clip without it, 1 for the mean clip with it."""
     assert bank.other_mean is not None
@@ -222,7 +241,7 @@ def probe_ear(model: MusicGen, bank: ConceptBank, index: int, store: ActivationS
         point = read_points(model, heard, store.reading).mean[0, layer].numpy()
         return (float(point @ direction) - without) / apart
 
-    return Ear(f"probe of block {layer} on the generated audio", "of the classes' distance", 1.0, False, read)
+    return Ear(f"probe of block {layer} on the generated audio", "of the classes' distance", 1.0, False, read, span=1.0)
 
 
 def _where(mask: Mask) -> list[int]:

@@ -75,23 +75,26 @@ class AttentionTraining:
 
 
 def learn_attention(states: States, y: npt.NDArray[np.floating], training: AttentionTraining) -> AttentionPooling:
-    """Query that a linear probe of the pooled point likes best, for clips `states` [N, T, D] with labels `y` [N].
+    """Query that a linear probe of the pooled point likes best, for clips `states` [N, T, D] with labels `y`.
 
-    The probe w and the query u minimise the mean square error of w . pooled + b for the standardised labels, and start
-    at zero query, that is at the mean; nothing is random. The probe is dropped: any probe may learn on the points.
+    Labels are [N], or [N, O] for O things that share one query. The probe w and the query u minimise the mean square
+    error of w . pooled + b for the standardised labels, and start at zero query, that is at the mean; nothing is
+    random. The probe is dropped: any probe may learn on the points.
 
     Raises:
         ValueError: the labels do not vary.
     """
-    if not y.std() > 0.0:
-        raise ValueError(f"all {len(y)} labels are {y[0]:g}, expected labels that vary")
+    y = y.reshape(len(y), -1)
+    if not (y.std(axis=0) > 0.0).all():
+        column = int(y.std(axis=0).argmin())
+        raise ValueError(f"all {len(y)} labels are {y[0, column]:g}, expected labels that vary")
     centre, scale = states.mean(axis=(0, 1), dtype=np.float64), states.std(axis=(0, 1), dtype=np.float64)
     scale = np.where(scale > 0.0, scale, 1.0)
     frames = torch.as_tensor((states - centre) / scale, dtype=torch.float32)  # [N, T, D]
-    labels = torch.as_tensor((y - y.mean()) / y.std(), dtype=torch.float32)  # [N]
+    labels = torch.as_tensor((y - y.mean(axis=0)) / y.std(axis=0), dtype=torch.float32)  # [N, O]
     width = frames.shape[2]
-    query, bias = torch.zeros(width, requires_grad=True), torch.zeros((), requires_grad=True)
-    start = frames.mean(dim=1).T @ labels / len(labels)  # the difference of means, so that the query has a slope
+    query, bias = torch.zeros(width, requires_grad=True), torch.zeros(y.shape[1], requires_grad=True)
+    start = frames.mean(dim=1).T @ labels / len(labels)  # [D, O]: differences of means, so that the query has a slope
     probe = start.clone().requires_grad_(True)
     adam = torch.optim.Adam([query, probe, bias], lr=training.rate)
     for _ in range(training.steps):

@@ -17,6 +17,7 @@ from rfm_live.model.checkpoint import MusicGen
 from rfm_live.steering.bank import ConceptBank, merged
 
 RANDOM = "random_control_"
+_CONTROLS = 0xC0  # keeps these draws apart from those of `probes.RandomDirection`
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def control_of(bank: ConceptBank, name: str) -> str:
 
 def with_controls(bank: ConceptBank, seed: int = 0) -> ConceptBank:
     """The bank, and behind its concepts each again as `control_of` it, as long, in random directions."""
-    vectors = np.random.default_rng(seed).standard_normal(bank.directions.shape).astype(np.float32)
+    vectors = np.random.default_rng([seed, _CONTROLS]).standard_normal(bank.directions.shape).astype(np.float32)
     names = tuple(control_of(bank, name) for name in bank.names)
     controls = replace(bank, names=names, directions=vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
     return merged([bank, controls])

@@ -24,7 +24,7 @@ class Effect:
 
     `meter` names what was read, in `unit`. `at_minus`, `at_zero`, `at_plus` are its means over `seeds` pieces with the
     knob at -1, 0 and 1; `at_random` is the mean with a random direction of the same length in the knob's place.
-    `standard_error` is that of at_plus - at_zero over the pieces. `is_external` is False where nothing but the probe
+    `standard_error` is that of at_plus - at_minus over the pieces. `is_external` is False where nothing but the probe
     itself, on the generated audio, could be asked.
     """
 
@@ -40,9 +40,9 @@ class Effect:
 
     @property
     def is_heard(self) -> bool:
-        """Whether the knob moved the reading by over two standard errors, and over twice as far as a random push."""
-        moved = abs(self.at_plus - self.at_zero)
-        return moved > 2.0 * self.standard_error and moved > 2.0 * abs(self.at_random - self.at_zero)
+        """Whether knob 1 and -1 read over two standard errors apart, and over twice as far as a random push moves."""
+        contrast = abs(self.at_plus - self.at_minus)
+        return contrast > 2.0 * self.standard_error and contrast > 2.0 * abs(self.at_random - self.at_zero)
 
 
 @dataclass(frozen=True)
