@@ -195,8 +195,6 @@ class SteeringPlan:
             self._fade = leaving, joining, Schedule.of_fade(shape, span)
         if self._is_reshaped:
             self._reach.turn(knobs, overall)
-        if self._is_reshaped:
-            self._reach.turn(knobs, overall)
             self._active = None
         self._settled_at = np.inf  # `_move` looks when it is
         self._is_turned = self._is_reshaped = False
