@@ -10,9 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from rfm_live.concepts.intervals import mean_interval
+
 FRAME_SAMPLES = 640
 SAMPLE_RATE_HZ = 32_000
 SILENCE_DB = -50.0
+_CHROMA_SAMPLES = 1 << 16
+"""What the lowest octave's window spans; shorter music is followed by silence, as the ends of longer music are."""
 
 Samples = npt.NDArray[np.float32]
 
@@ -32,7 +36,7 @@ def chroma(samples: Samples) -> npt.NDArray[np.float32]:
 
     frames = len(samples) // FRAME_SAMPLES
     columns = librosa.feature.chroma_cqt(
-        y=samples,
+        y=np.pad(samples, (0, max(_CHROMA_SAMPLES - len(samples), 0))),
         sr=SAMPLE_RATE_HZ,
         hop_length=FRAME_SAMPLES,
         fmin=librosa.note_to_hz("C2"),
@@ -118,7 +122,6 @@ def stft_distance(original: Samples, coded: Samples, sizes: Sequence[int] = (512
 
 
 def interval(values: Sequence[float]) -> list[float]:
-    """Mean and bootstrapped 95 % interval [mean, low, high] of `values` (1000 resamples, fixed seed)."""
-    data = np.asarray(values, np.float64)
-    draws = np.random.default_rng(0).choice(data, (1000, len(data))).mean(axis=1)
-    return [round(float(value), 4) for value in (data.mean(), *np.percentile(draws, (2.5, 97.5)))]
+    """Mean and bootstrapped 95 % interval [mean, low, high] of `values`, rounded for a report."""
+    found = mean_interval(values)
+    return [round(value, 4) for value in (found.value, found.low, found.high)]
