@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from rfm_live import __version__
+from rfm_live.cli.bank import bank as bank_commands
 from rfm_live.cli.console import console, one_line_errors
 from rfm_live.cli.models import AsJson, TrustPickle, models
 from rfm_live.places import EMBEDDED
@@ -150,6 +151,73 @@ def bench(
 
     with one_line_errors():
         run_bench(sections or [], shape or [], minutes, quick, device, write)
+
+
+app.add_typer(bank_commands, name="bank")
+
+
+@app.command()
+def learn(
+    what: Annotated[
+        str | None,
+        typer.Argument(help="notes, intervals, scales, chords, progressions, tempos or time_signatures of SynTheory"),
+    ] = None,
+    folders: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="folder of audio with the concept, and one without")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="folder with one folder of audio per class")] = None,
+    csv: Annotated[Path | None, typer.Option(help='table with a column "path" and columns of labels')] = None,
+    label: Annotated[str | None, typer.Option(help="the column of --csv to learn")] = None,
+    name: Annotated[str | None, typer.Option(help="name of the concept, or what its classes' names begin with")] = None,
+    published: Annotated[
+        Path | None, typer.Option(help="folder of the published SynTheory set; default: rendered here")
+    ] = None,
+    subset: Annotated[int, typer.Option(help="clips of SynTheory, balanced; 0: all", min=0)] = 600,
+    jobs: Annotated[int, typer.Option(help="tracks rendered at a time", min=1)] = 1,
+    method: Annotated[str, typer.Option(help="rfm, linear, ridge, logistic, means or random")] = "rfm",
+    pooling: Annotated[str, typer.Option(help="mean, last, segments or attention")] = "mean",
+    meter: Annotated[
+        str, typer.Option(help="what hears the effect: auto, probe, onset rate, spectral centroid, ...")
+    ] = "auto",
+    seeds: Annotated[int, typer.Option(help="pieces to listen to per knob value; 0: none", min=0, max=64)] = 3,
+    seed: Seed = 0,
+    checkpoint: Checkpoint = EMBEDDED,
+    cache: Annotated[Path | None, typer.Option(help="folder for what can be used again; default: the user's")] = None,
+    workers: Annotated[int, typer.Option(help="read clips with so many Ray workers; 0: here", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="bank to write; default: NAME.safetensors")] = None,
+    force: Annotated[bool, typer.Option("--force", help="write over an existing bank")] = False,
+    as_json: AsJson = False,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Learn concept knobs from audio: a bank, and what its knobs were heard to do. An interrupted run goes on."""
+    from rfm_live.cli.learn import LearnOptions, run_learn
+
+    with one_line_errors():
+        run_learn(
+            LearnOptions(
+                what,
+                folders,
+                classes,
+                csv,
+                label,
+                name,
+                published,
+                subset,
+                jobs,
+                method,
+                pooling,
+                meter,
+                seeds,
+                seed,
+                checkpoint,
+                trust_pickle,
+                cache,
+                workers,
+                out,
+                force,
+                as_json,
+            )
+        )
 
 
 def main() -> None:
