@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rfm_live.model.injection import Injections, SiteInjection
-from rfm_live.steering.frame import FrameSteering, Mode, Site
+from rfm_live.steering.frame import Coefficients, FrameSteering, Mode, Site
 
 Floats = npt.NDArray[np.float32]
 PlayedFrames = tuple[FrameSteering | None, ...]
@@ -27,6 +27,7 @@ class PlayedSteering:
         """`directions` [C, L, D]; `kept` columns are remembered."""
         self._directions = directions.transpose(0, 1).contiguous()  # [L, C, D]
         self._frames: list[FrameSteering | None] = [None] * kept
+        self._latest: tuple[Coefficients, Injections] | None = None  # a held knob is summed once
 
     def record(self, column: int, frame: FrameSteering | None) -> None:
         """Remember what a column is steered with. Raises ValueError when it is made for another bank or decoder."""
@@ -53,10 +54,20 @@ class PlayedSteering:
         frames = [self._frames[column % len(self._frames)] for column in range(start, end)]
         if all(frame is None for frame in frames):
             return None
+        if len(frames) == 1 and frames[0] is not None and frames[0].is_plain:
+            return self._pushed(frames[0].coefficients)
         strengths = np.stack([self._none if frame is None else frame.coefficients for frame in frames])  # [T, C, L]
         if all(frame is None or frame.is_plain for frame in frames):
             return Injections(SiteInjection(self._combined(strengths[None])))
         return self._mixed(frames, strengths, rows)
+
+    def _pushed(self, coefficients: Coefficients) -> Injections:
+        """Sum the directions for one column that every row shares."""
+        if self._latest is None or not np.array_equal(self._latest[0], coefficients):
+            weights = self._tensor(coefficients).t().unsqueeze(1)  # [L, 1, C]
+            pushes = torch.bmm(weights, self._directions).unsqueeze(1)  # [L, 1, 1, D]
+            self._latest = coefficients, Injections(SiteInjection(pushes))
+        return self._latest[1]
 
     @property
     def _none(self) -> Floats:

@@ -107,6 +107,8 @@ class TokenStream:
         if window.frames > config.max_positions:
             raise StartError(f"a window of {window.frames} frames exceeds {config.max_positions} positions")
         self._decoder = decoder
+        if decoder.precision is None:
+            decoder.prepare()
         self._largest_window = self._window = window
         self._codebooks, self._pad = config.codebooks, config.pad_id
         self._settings = settings
@@ -183,7 +185,7 @@ class TokenStream:
         self._played.record(column, FrameSteering(steering.copy()) if isinstance(steering, np.ndarray) else steering)
         logits = self._read(self._cache, self._base, column, column + 1)  # [B, 1, K, V]
         codes = sample(guide(logits[:, 0].cpu().numpy(), self._settings.guidance), self._settings, column)  # [K]
-        codes[np.arange(self._codebooks) > column] = self._pad
+        codes[column + 1 :] = self._pad
         self._column = column + 1
         self._columns[self._column % len(self._columns)] = codes
         self._prime()
@@ -201,9 +203,9 @@ class TokenStream:
     def _read(self, cache: KVCache, base: int, start: int, end: int) -> Tensor:
         """Read columns [start, end) into a context that begins at column `base` -> logits [B, end - start, K, V]."""
         where = np.arange(start, end)
-        slots = where % len(self._columns)
-        columns = self._columns[slots]  # [T, K]
-        columns[np.arange(self._codebooks) >= (where - base)[:, None]] = self._pad
+        columns = self._columns[where % len(self._columns)]  # [T, K]
+        if start - base < self._codebooks:
+            columns[np.arange(self._codebooks) >= (where - base)[:, None]] = self._pad
         steering = self._played.injections(start, end, self._rows)
         device = cache.kv.device
         rows = torch.from_numpy(columns.T).to(device).expand(self._rows, -1, -1)  # [B, K, T]

@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rfm_live.model.column_step import ColumnStep, FoldedCross
 from rfm_live.model.config import DecoderConfig
 from rfm_live.model.injection import Injections
+from rfm_live.model.products import product_in
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,13 @@ class CrossCache:
     """Cross-attention keys and values of one prompt, for the first rows of a batch.
 
     `keys` [L, rows, H, S, E], `values` alike; `mask` [rows, 1, 1, S] is True where a token counts, None where all do.
+    `folded` holds the same for one row with a short text, as steps of one column read it.
     """
 
     keys: Tensor
     values: Tensor
     mask: Tensor | None
+    folded: FoldedCross | None = None
 
     @property
     def rows(self) -> int:
@@ -136,6 +140,32 @@ class Decoder(nn.Module):
         offsets = torch.arange(config.codebooks, device="cpu") * symbols
         self.register_buffer("code_offsets", offsets[:, None], persistent=False)  # [K, 1]
         self.register_buffer("positions", sinusoids(config.max_positions, config.width), persistent=False)
+        self._column_step: ColumnStep | None = None
+        self._precision: str | None = None
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks from input to output."""
+        return self._blocks
+
+    @property
+    def precision(self) -> str | None:
+        """What `prepare` was called with last, None before."""
+        return self._precision
+
+    @torch.inference_mode()
+    def prepare(self, precision: str = "fp32") -> None:
+        """Make steps of one column fast on a CPU; the weights must not change afterwards.
+
+        `precision` says how those steps keep the weights: "fp32" changes logits by rounding only, "fp16" and "int8"
+        round the weights themselves. Large weights are copied for it. Off the CPU, and for a decoder that is not in
+        fp32, nothing changes. Raises StartError for another precision, or one without code for this CPU.
+        """
+        product = product_in(precision)
+        weight = self.embedding.weight
+        if self._precision != precision and weight.device.type == "cpu" and weight.dtype == torch.float32:
+            self._column_step = ColumnStep(self, product)
+        self._precision = precision
 
     def new_cache(self, rows: int, length: int) -> KVCache:
         """Make an empty cache for `rows` rows of at most `length` columns (1 to `max_positions`)."""
@@ -164,7 +194,11 @@ class Decoder(nn.Module):
         shape = (*mask.shape, 2, self.config.heads, self.config.head_width)
         pairs = [F.linear(states, block.cross_kv.weight).view(shape) for block in self._blocks]  # [rows, S, 2, H, E]
         keys, values = torch.stack(pairs).permute(3, 0, 1, 4, 2, 5).contiguous()  # each [L, rows, H, S, E]
-        return CrossCache(keys, values, None if bool(mask.all()) else mask[:, None, None, :])
+        folded = None
+        if rows == 1 and 0 < (tokens := int(mask.sum())) < self.config.head_width and weight.device.type == "cpu":
+            kept = mask[0] if tokens < mask.shape[1] else slice(None)
+            folded = FoldedCross.of(self._blocks, keys[:, 0, :, kept], values[:, 0, :, kept])
+        return CrossCache(keys, values, None if bool(mask.all()) else mask[:, None, None, :], folded)
 
     def embed(self, columns: Tensor, position: int) -> Tensor:
         """The first block's input: codes int64 [B, K, T] from `position` on, summed over codebooks -> [B, T, D]."""
@@ -185,14 +219,19 @@ class Decoder(nn.Module):
         filled. `cross` is None where no row has text. `steering` acts at its sites; a tensor [L, D], [T, L, D] or
         [B, T, L, D] is added to the block outputs; None does nothing.
         """
-        h = self._run(columns, position, cache, cross, steering)  # [B, T, D]
+        sites = Injections.pushing(steering) if isinstance(steering, Tensor) else steering or Injections()
+        _check_columns(columns, position, cache)
+        if self._column_step is not None and columns.shape[2] == 1 and torch.is_inference_mode_enabled():
+            return self._column_step.logits(columns, position, cache, cross, sites)
+        h = self._run(columns, position, cache, cross, sites)  # [B, T, D]
         logits = F.linear(_normed(h, self.out_norm), self.heads.weight)  # [B, T, K * V]
         return logits.view(*h.shape[:2], self.config.codebooks, self.config.vocab).float()  # [B, T, K, V]
 
     def hidden_states(self, columns: Tensor, cross: CrossCache | None, steering: Tensor | None = None) -> Tensor:
         """Every block's output, steering included, in one pass from position 0: int64 [B, K, T] -> [B, L, T, D]."""
         outputs: list[Tensor] = []
-        self._run(columns, 0, self.new_cache(columns.shape[0], columns.shape[2]), cross, steering, outputs)
+        sites = Injections() if steering is None else Injections.pushing(steering)
+        self._run(columns, 0, self.new_cache(columns.shape[0], columns.shape[2]), cross, sites, outputs)
         return torch.stack(outputs, dim=1)  # [B, L, T, D]
 
     def _run(
@@ -201,16 +240,13 @@ class Decoder(nn.Module):
         position: int,
         cache: KVCache,
         cross: CrossCache | None,
-        steering: Tensor | Injections | None,
+        sites: Injections,
         outputs: list[Tensor] | None = None,
     ) -> Tensor:
         end = position + columns.shape[2]
-        if not 0 <= position < end <= cache.length:
-            raise ValueError(f"columns {position}..{end - 1} do not fit a cache of {cache.length}")
         h = self.embed(columns, position)  # [B, T, D]
         mask = None if columns.shape[2] == 1 else _causal_mask(position, end, h.device)  # [T, end]
         text_rows = 0 if cross is None else cross.rows
-        sites = Injections.pushing(steering) if isinstance(steering, Tensor) else steering or Injections()
         for layer, block in enumerate(self._blocks):
             attended = block.attend(h, cache.kv[:, layer], position, mask)  # [B, T, D]
             h = h + (sites.attention.inject(attended, layer) if sites.attention else attended)
@@ -235,6 +271,12 @@ def sinusoids(positions: int, width: int) -> Tensor:
     angles = torch.arange(positions, device="cpu").float()[:, None] * rates  # [positions, half]
     table = torch.cat((angles.cos(), angles.sin()), dim=1)  # [positions, 2 * half]
     return F.pad(table, (0, width % 2))  # [positions, width]
+
+
+def _check_columns(columns: Tensor, position: int, cache: KVCache) -> None:
+    end = position + columns.shape[2]
+    if not 0 <= position < end <= cache.length:
+        raise ValueError(f"columns {position}..{end - 1} do not fit a cache of {cache.length}")
 
 
 def _normed(h: Tensor, norm: nn.LayerNorm) -> Tensor:

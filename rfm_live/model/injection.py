@@ -25,6 +25,12 @@ class SiteInjection:
     clamp: Tensor | None = None
     clamped: Tensor | None = None
 
+    def column_pushes(self) -> tuple[Tensor, ...] | None:
+        """What is to be added to the rows [B, D] of one column, per layer; None where something depends on the row."""
+        if self.blend is not None or self.clamp is not None:
+            return None
+        return (self.push[..., 0, :] if self.push.dim() == 4 else self.push).unbind()
+
     def inject(self, h: Tensor, layer: int) -> Tensor:
         """Steer rows h [B, T, D] of `layer` -> [B, T, D]."""
         push = self.push[layer]  # [R, T, D]
