@@ -256,6 +256,7 @@ class StreamingDecoder:
         self._waiting: Tensor | None = None
         self._started = False
 
+    @torch.inference_mode()
     def push(self, codes: Tensor) -> Tensor:
         """Decode the next frames: codes int64 [K, n], n >= 1 -> the samples fp32 [m] that are final after them."""
         if not self._started:
@@ -266,11 +267,11 @@ class StreamingDecoder:
             self._waiting, self._started = None, True
         return self._run(F.embedding(codes + self._offsets, self._entries).sum(0), last=False)
 
+    @torch.inference_mode()
     def flush(self) -> Tensor:
         """End the stream: the samples fp32 [m] that waited for more, none for a started causal codec. Resets."""
         if self._waiting is not None:  # too short a stream to reflect: padded as only the offline pass can
-            with torch.no_grad():
-                samples: Tensor = self._codec.decode(self._waiting[None])[0, 0]
+            samples: Tensor = self._codec.decode(self._waiting[None])[0, 0]
         elif self._started and self._lookahead:
             samples = self._run(self._entries.new_zeros(0, self._entries.shape[1]), last=True)
         else:
@@ -288,9 +289,8 @@ class StreamingDecoder:
         self._state, self._waiting, self._started = list(state.layers), state.waiting, state.started
 
     def _run(self, x: Tensor, last: bool) -> Tensor:
-        with torch.no_grad():
-            for n, layer in enumerate(self._layers):
-                x, self._state[n] = layer.push(x, self._state[n], last)
+        for n, layer in enumerate(self._layers):
+            x, self._state[n] = layer.push(x, self._state[n], last)
         return x.view(-1)  # mono: [m]
 
 
