@@ -40,7 +40,12 @@ def samples_of(found: Collection) -> torch.Tensor:
     return torch.from_numpy(np.stack([clip.read(32_000)[: 12 * 640] for clip in found.clips]))
 
 
-def test_states_are_those_of_transformers_behind_bos_and_delay(tiny_path: Path, tiny_model: MusicGen) -> None:
+@pytest.mark.parametrize(
+    ("site", "module"), [("block_output", ""), ("attention_output", "self_attn"), ("ffn_output", "fc2")]
+)
+def test_states_are_those_of_transformers_behind_bos_and_delay(
+    tiny_path: Path, tiny_model: MusicGen, site: str, module: str
+) -> None:
     """Columns laid out by hand: the pad token, then codebook k another k columns later."""
     samples = torch.from_numpy(np.stack([tone(440.0, 0.2), tone(300.0, 0.2)]))
     reference = MusicgenForConditionalGeneration.from_pretrained(tiny_path).eval()
@@ -52,9 +57,11 @@ def test_states_are_those_of_transformers_behind_bos_and_delay(tiny_path: Path, 
             columns[:, codebook, 1 + codebook :] = codes[:, codebook, : 10 - codebook]
         outputs: list[torch.Tensor] = []
         for block in reference.decoder.model.decoder.layers:
-            block.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+            block.get_submodule(module).register_forward_hook(
+                lambda _module, _inputs, output: outputs.append(output[0] if isinstance(output, tuple) else output)
+            )
         reference.decoder(input_ids=columns.reshape(8, 11))
-        actual = hidden_states(tiny_model, samples)
+        actual = hidden_states(tiny_model, samples, site)
     torch.testing.assert_close(actual, torch.stack(outputs, dim=1)[:, :, 1:], atol=1e-4, rtol=0)
 
 
@@ -221,7 +228,7 @@ def test_a_model_that_overflows_is_told_by_block(tiny_path: Path, tones: Path, t
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"site": "logits"}, "site is 'logits', expected block_output"),
+        ({"site": "logits"}, "site is 'logits', expected block_output, attention_output, ffn_output"),
         ({"segments": 0}, "segments is 0, expected 1 or more"),
         ({"batch": 0}, "batch is 0"),
         ({"skipped_seconds": float("nan")}, "skipped seconds are nan"),

@@ -8,17 +8,20 @@ Shapes: B clips, N samples, T frames, L blocks, D width, S segments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from rfm_live.errors import ClipError
 from rfm_live.model.checkpoint import MusicGen
+from rfm_live.model.decoder import Decoder
 from rfm_live.model.delay import delay
+from rfm_live.model.injection import Injections, SiteInjection
 
 POOLINGS = ("mean", "last", "segments")
-SITES = ("block_output",)
+SITES = ("block_output", "attention_output", "ffn_output")
+"""Where steering may act: what a block hands on, or what its self-attention or its feed-forward layer adds."""
 _STATE_BYTES = 128 << 20
 """What the states of one batch may take: the largest MusicGen's 48 blocks fill it with two clips of 4 s."""
 
@@ -33,7 +36,7 @@ class Reading:
 
     site: str = "block_output"
     segments: int = 8
-    skipped_seconds: float = 1.0
+    skipped_seconds: float = 0.5
     batch: int = 8
     shard: int = 32
 
@@ -70,7 +73,28 @@ def hidden_states(model: MusicGen, samples: Tensor, site: str = "block_output") 
     codes = model.codec.encode(samples.to(weight.device, model.codec.quantizer.codebooks.dtype)[:, None])  # [B, K, T]
     frames = codes.shape[2]
     columns = torch.stack([delay(clip, model.config.decoder.pad_id) for clip in codes])  # [B, K, T + K]
-    return model.decoder.hidden_states(columns[:, :, : frames + 1], None)[:, :, 1:]  # the first is that of BOS
+    return _states_at(model.decoder, columns[:, :, : frames + 1], site)[:, :, 1:]  # the first is that of BOS
+
+
+def _states_at(decoder: Decoder, columns: Tensor, site: str) -> Tensor:
+    """States [B, L, T, D] of columns [B, K, T] at a site: the very rows that an injection there would be given."""
+    if site == "block_output":
+        return decoder.hidden_states(columns, None)
+    listener = _Listener(columns.new_zeros(()))
+    sites = Injections(attention=listener) if site == "attention_output" else Injections(ffn=listener)
+    decoder(columns, 0, decoder.new_cache(columns.shape[0], columns.shape[2]), None, sites)
+    return torch.stack(listener.heard, dim=1)  # [B, L, T, D]
+
+
+@dataclass(frozen=True)
+class _Listener(SiteInjection):
+    """An injection that keeps every block's rows [B, T, D] and changes nothing."""
+
+    heard: list[Tensor] = field(default_factory=list)
+
+    def inject(self, h: Tensor, layer: int) -> Tensor:
+        self.heard.append(h)
+        return h
 
 
 def pooled(states: Tensor, segments: int, skipped_frames: int) -> Points:
