@@ -211,6 +211,7 @@ def test_choices_points_and_switches_of_the_details_reach_the_engine_and_show_wh
     async def play(on: Stage) -> None:
         page, at = on.page, f"/concept/{CONCEPTS[0]}"
         await page.click(f".strip[data-concept={CONCEPTS[0]}] .cap")
+        await page.click(".details summary")
         await page.select_option(f"select[data-address='{at}/mode']", "clamp")
         await on.until(lambda: on.told[-1] == (f"{at}/mode", "clamp"))
         points = f"input[data-address='{at}/schedule_points']"
@@ -222,7 +223,7 @@ def test_choices_points_and_switches_of_the_details_reach_the_engine_and_show_wh
         await on.until_page(f"""document.querySelector("{points}").value === "0:0 2.5:1" """)
         await page.click(f"button[data-address='{at}/schedule_start']")
         await on.until(lambda: on.told[-1] == (f"{at}/schedule_start", True))
-        await page.click(".shaping summary")
+        await page.click("#side > .shaping summary")
         await page.select_option("select[data-address='/crossfade/to']", CONCEPTS[1])
         await page.click("button[data-address='/crossfade/on']")
         await on.until(lambda: on.told[-2:] == [("/crossfade/to", CONCEPTS[1]), ("/crossfade/on", 1)])

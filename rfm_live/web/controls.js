@@ -51,8 +51,9 @@ export class Controls {
   // A slider over the whole range, filled from zero (or from the low end); a double click brings the default back.
   slider(address, { isVertical = false } = {}) {
     const { low, high, kind, default: initial, help } = this.table.get(address);
+    const step = kind === "i" ? 1 : stepOf(low, high);
     const input = element("input", {
-      type: "range", min: low, max: high, step: kind === "i" ? 1 : stepOf(low, high), title: help,
+      type: "range", min: low, max: high, step, title: help,
       className: isVertical ? "slider vertical" : "slider", data: { address },
     });
     input.setAttribute("aria-label", address);
@@ -63,7 +64,7 @@ export class Controls {
       const value = Number(input.value);
       input.style.setProperty("--from", part(Math.min(zero, value)));
       input.style.setProperty("--to", part(Math.max(zero, value)));
-      input.classList.toggle("moved", value !== initial);
+      input.classList.toggle("moved", Math.abs(value - initial) > 0.6 * step); // the browser rounds to steps
     };
     const release = () => {
       if (isHeld) this.link.get(address); // what others set meanwhile was not shown

@@ -59,7 +59,10 @@ function strip(controls, name, { label, className, hue, choose, isVertical = fal
   return box;
 }
 
-// All of one concept at a time but its switch and solo, which its strip has.
+const STRIP = ["on", "solo"]; // what the concept's strip shows
+const AT_HAND = ["eta", "gate", "period", "slew"];
+
+// All of one concept at a time but what its strip has; what is seldom turned is folded away.
 export function details(controls) {
   const body = element("div", { className: "fields" });
   const title = element("h2", {}, "details");
@@ -68,7 +71,11 @@ export function details(controls) {
   const choose = (name) => {
     title.textContent = name.replaceAll("_", " ").replace("sharp", "♯");
     if (!built.has(name)) {
-      built.set(name, knobs(controls, `/concept/${name}/`, ["on", "solo"]));
+      const at = `/concept/${name}/`;
+      const rest = knobs(controls, at, [...STRIP, ...AT_HAND]);
+      const fold = element(
+        "details", { className: "shaping" }, element("summary", {}, "shape"), element("div", { className: "fields" }, ...rest));
+      built.set(name, [...AT_HAND.map((part) => field(controls, at + part, part)), fold]);
     }
     body.replaceChildren(...built.get(name));
     for (const box of document.querySelectorAll(".strip")) box.classList.toggle("chosen", box.dataset.concept === name);
@@ -77,7 +84,7 @@ export function details(controls) {
 }
 
 // A knob for every address that begins with `at`, in the table's order, but those that end in one of `without`.
-function knobs(controls, at, without = []) {
+function knobs(controls, at, without) {
   const endings = controls.addresses(at).map((address) => address.slice(at.length));
   return endings.filter((ending) => !without.includes(ending)).map((ending) => field(controls, at + ending, ending));
 }
@@ -99,7 +106,7 @@ export function shapingPanel(controls) {
   const layers = controls.addresses("/layers").map((address) => field(controls, address, address.slice(1)));
   const fade = controls.addresses("/crossfade/").map((address) => field(controls, address, address.slice(1).replace("/", " ")));
   return element(
-    "details", { className: "panel shaping" }, element("summary", {}, "shaping"),
+    "details", { className: "panel shaping" }, element("summary", {}, "shape of all"),
     element("div", { className: "fields" }, ...single, ...layers, ...fade),
   );
 }
