@@ -89,10 +89,16 @@ def test_a_step_reads_what_transformers_decoder_holds_but_for_the_tables_and_the
         reference = MusicgenForCausalLM(config)
     left_out = ("embed_tokens", "encoder_attn.k_proj", "encoder_attn.v_proj")
     read = sum(p.numel() for name, p in reference.named_parameters() if not any(part in name for part in left_out))
-    size = Size(128, 3).config
-    assert step_bytes(size, rows=0, context=0, text_tokens=0) == 4 * (read + 4 * 128)
-    with_context = step_bytes(size, rows=2, context=10, text_tokens=7) - step_bytes(size, 0, 0, 0)
-    assert with_context == 4 * (2 * 2 * 11 * 128 * 3 + 2 * 7 * 128 * 3)
+    size, long = Size(128, 3).config, 1000  # a text so long that its projections are fewer bytes than their products
+    text = 3 * 2 * long * 128
+    assert step_bytes(size, rows=0, context=0, text_tokens=long) == 4 * (read + 4 * 128 + text)
+    products = step_bytes(size, 0, 0, text_tokens=7) - step_bytes(size, 0, 0, text_tokens=0)
+    assert products == 4 * 3 * 2 * 128 * 2 * 7  # a text of 7 tokens on 2 heads, multiplied out
+    remembered = step_bytes(size, rows=2, context=10, text_tokens=0) - step_bytes(size, 0, 0, 0)
+    assert remembered == 4 * 2 * 2 * 11 * 128 * 3
+    norms = 4 * 128 * (6 * 3 + 2 + 4)
+    whole, rounded = (step_bytes(size, 0, 0, 0, weight_bytes=number_bytes) for number_bytes in (4, 1))
+    assert rounded - norms == (whole - norms) / 4
 
 
 def test_keys_and_values_take_what_they_take() -> None:
@@ -113,11 +119,12 @@ def pair() -> Pair:
 
 
 def test_both_models_of_a_pair_compute_the_same(pair: Pair) -> None:
-    assert pair.logit_difference() < 1e-4
+    assert pair.logit_difference(pair.ours.decoder) < 1e-4
+    assert pair.logit_difference(pair.in_precision("fp32")) < 1e-4
     weight = pair.ours.decoder.heads.weight
     weight[0, 0] += 1.0
     try:
-        assert pair.logit_difference() > 1e-3
+        assert pair.logit_difference(pair.ours.decoder) > 1e-3
     finally:
         weight[0, 0] -= 1.0
 
@@ -151,9 +158,9 @@ def test_every_step_of_the_peer_is_timed_but_the_first(pair: Pair) -> None:
 
 def test_a_shape_whose_two_models_do_not_fit_is_left_out_by_name() -> None:
     machine = Machine("a processor", 1, 24_000_000_000, None, "a system", {})
-    assert too_large("medium", CPU, machine) is None
-    reason = too_large("large", CPU, machine)  # 2 * 4 * 3.26e9 bytes, and 2 GB around them
-    assert reason == "large: two models in float32 and what is around them take 28.2 GB of 24.0 GB"
+    assert too_large("small", CPU, machine) is None
+    reason = too_large("large", CPU, machine)  # 3.75 * 4 * 3.257e9 bytes, and 2 GB around them
+    assert reason == "large: two models in float32, ours in every precision, take 51.0 GB of 24.0 GB"
     assert too_large("large", CPU, replace(machine, memory_bytes=0)) is None
 
 
@@ -208,10 +215,11 @@ def test_a_quick_run_ends_with_figures_that_obey_physics(tmp_path: Path) -> None
     found = json.loads(result.stdout.splitlines()[-1])
     assert set(found) == {"machine", *SECTIONS, "not_measured"} and found["not_measured"] == []
     step = found["step"]["embedded"]
-    assert 0 < step["floor_ms"] < step["ours"]["p50_ms"] <= step["ours"]["p95_ms"] <= step["ours"]["p99_ms"]
-    assert step["floor_ms"] < step["transformers"]["p50_ms"] and step["ratio"] > 0
-    assert step["logit_difference"] < 1e-4
-    assert step["share_of_floor"] == pytest.approx(step["floor_ms"] / step["ours"]["p50_ms"], rel=0.01)
+    for ours in step["ours"].values():
+        assert 0 < ours["floor_ms"] < ours["p50_ms"] <= ours["p95_ms"] <= ours["p99_ms"]
+        assert ours["floor_ms"] < step["transformers"]["p50_ms"] and ours["ratio"] > 0
+        assert ours["share_of_floor"] == pytest.approx(ours["floor_ms"] / ours["p50_ms"], rel=0.01)
+    assert step["ours"]["fp32"]["logit_difference"] < 1e-4
     steering = found["steering"]["embedded"]
     assert set(steering) == {str(concepts) for concepts in CONCEPTS} and steering["0"]["ours_cost"] == 0.0
     assert steering["32"]["hooks_ms"] > steering["0"]["hooks_ms"] > 0

@@ -120,4 +120,5 @@ def _largest_error(pair: Pair, codes: Tensor) -> float:
     with torch.inference_mode():
         parts = [decoder.push(codes[:, start : start + 5]) for start in range(0, codes.shape[1], 5)]
         streamed = torch.cat([*parts, decoder.flush()])
-        return float((streamed - pair.ours.codec.decode(codes[None])[0, 0]).abs().max())
+        offline = pair.ours.codec.decode(codes[None])[0, 0]
+    return float((streamed - offline).abs().max() / offline.abs().max())

@@ -1,5 +1,6 @@
 """Section "stream": frames of the whole engine for minutes, their time and the process's memory by the minute."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,25 @@ _CONTEXTS = 2  # the one that plays and the one in preparation
 _ROWS = 2
 
 
-def measure_stream(engine: Engine, model: MusicGen, minutes: float, device: torch.device) -> Section:
-    """Play so many minutes of music as fast as they come, then at most one more beside a busy core."""
+def measure_stream(
+    engine: Engine, model: MusicGen, minutes: float, device: torch.device, tell: Callable[[str], None]
+) -> Section:
+    """Play so many minutes of music as fast as they come, then at most one more beside a busy core.
+
+    `tell` hears of every minute.
+    """
     for name in engine.bank.names[:1]:
         engine.apply(f"/concept/{name}/eta", 1.0)
     engine.render([], 1.0)
-    by_minute, memory = [], [resident_bytes()]
+    by_minute: list[Laps] = []
+    memory = [resident_bytes()]
     frames = round(minutes * _FRAMES_PER_MINUTE)
     while frames > 0:
         by_minute.append(_played(engine, min(frames, _FRAMES_PER_MINUTE), device))
         memory.append(resident_bytes())
         frames -= _FRAMES_PER_MINUTE
+        held = "" if memory[-1] is None else f", memory {memory[-1] / 1e6:.1f} MB"
+        tell(f"minute {len(by_minute)}: frames of {by_minute[-1].p50_ms:.2f} ms{held}")
     with other_core_busy() as is_busy:
         busy = _played(engine, min(round(minutes * _FRAMES_PER_MINUTE), _FRAMES_PER_MINUTE), device)
     figures = _figures(by_minute, busy if is_busy else None, memory)

@@ -31,6 +31,7 @@ from rfm_live.steering.bank import load_bank
 SECTIONS = ("step", "steering", "decoding", "stream")
 SHAPES = (EMBEDDED, *SIZES)
 _GUIDANCE = 3.0
+_MODELS = 2 + 1 + 0.5 + 0.25  # transformers' weights, ours as loaded, and ours as steps keep them: fp32, fp16, int8
 _SPARE_BYTES = 2 << 30  # for the program itself and the rest of the machine
 
 
@@ -104,7 +105,7 @@ def run(
         sections["decoding"] = decoding_section(figures["decoding"])
     if "stream" in options.sections:
         tell(f"{EMBEDDED}: a stream of {options.minutes:g} minutes")
-        sections["stream"] = _stream(options, device)
+        sections["stream"] = _stream(options, device, tell)
     return sections, left_out
 
 
@@ -120,7 +121,7 @@ def _decoding(options: Options, device: torch.device, tell: Callable[[str], None
     return figures
 
 
-def _stream(options: Options, device: torch.device) -> Section:
+def _stream(options: Options, device: torch.device, tell: Callable[[str], None]) -> Section:
     """The embedded checkpoint as `play` plays it, with its bank."""
     from rfm_live.embedded import CHECKPOINT, DEFAULT_PROMPT
     from rfm_live.model.checkpoint import load_checkpoint
@@ -129,7 +130,7 @@ def _stream(options: Options, device: torch.device) -> Section:
     decoder, file = model.config.decoder, bank_file(None, EMBEDDED)
     bank = None if file is None else load_bank(file, decoder.layers, decoder.width, model.sha256)
     engine = Engine(model, bank, default_settings(CHECKPOINT, model.config, prompt=DEFAULT_PROMPT))
-    return measure_stream(engine, model, options.minutes, device)
+    return measure_stream(engine, model, options.minutes, device, tell)
 
 
 def _pair(shape: str, device: torch.device) -> Pair:
@@ -144,13 +145,13 @@ def _dtype(device: torch.device) -> torch.dtype:
 
 
 def too_large(shape: str, device: torch.device, machine: Machine) -> str | None:
-    """Why a shape cannot be measured here: both models must fit in memory."""
+    """Why a shape cannot be measured here: both models must fit in memory, and the forms of ours."""
     if shape == EMBEDDED:
         return None
     has = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else machine.memory_bytes
     dtype = _dtype(device)
-    needs = 2 * weight_bytes(SIZES[shape].config, dtype.itemsize) + _SPARE_BYTES
+    needs = round(_MODELS * weight_bytes(SIZES[shape].config, dtype.itemsize)) + _SPARE_BYTES
     if not has or needs <= has:
         return None
     number = str(dtype).removeprefix("torch.")
-    return f"{shape}: two models in {number} and what is around them take {needs / 1e9:.1f} GB of {has / 1e9:.1f} GB"
+    return f"{shape}: two models in {number}, ours in every precision, take {needs / 1e9:.1f} GB of {has / 1e9:.1f} GB"

@@ -5,6 +5,7 @@ one. Both models of a pair have the same weights and hear the same text, and `lo
 same work.
 """
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from rfm_live.engine.stream import PromptStates
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.model.config import CodecConfig, DecoderConfig
+from rfm_live.model.decoder import Decoder
 from rfm_live.model.objects import from_transformers
 from rfm_live.places import EMBEDDED, checkpoint_folder
 
@@ -80,17 +82,27 @@ class Pair:
             states = self.reference.text_encoder(input_ids=self.tokens).last_hidden_state
         return states, torch.ones_like(self.tokens, dtype=torch.bool)
 
-    def logit_difference(self, columns: int = 8) -> float:
-        """The largest difference of any logit over some random columns, as a share of the logits' spread."""
-        config = self.ours.decoder.config
-        codes = torch.randint(0, config.vocab, (1, config.codebooks, columns), device=self.tokens.device)  # [1, K, T]
+    def in_precision(self, precision: str) -> Decoder:
+        """Our decoder with the weights of its steps kept in this precision; all share what is loaded."""
+        decoder = copy(self.ours.decoder)
+        decoder.prepare(precision)
+        return decoder
+
+    def logit_difference(self, decoder: Decoder, columns: int = 8) -> float:
+        """The largest difference of any logit over random columns, stepped one by one, as a share of their spread."""
+        config = decoder.config
+        generator = torch.Generator().manual_seed(3)
+        shape = (1, config.codebooks, columns)
+        codes = torch.randint(0, config.vocab, shape, generator=generator).to(self.tokens.device)  # [1, K, T]
+        ones = torch.ones_like(self.tokens)
         with torch.inference_mode():
-            decoder = self.ours.decoder
-            ours = decoder(codes, 0, decoder.new_cache(1, columns), decoder.new_cross(*self.prompt()))[0]  # [T, K, V]
+            cache, cross = decoder.new_cache(1, columns), decoder.new_cross(*self.prompt())
+            steps = [decoder(codes[..., t : t + 1], t, cache, cross)[0] for t in range(columns)]  # T of [1, K, V]
+            ours = torch.cat(steps).transpose(0, 1)  # [K, T, V]
             theirs = self.reference(
-                input_ids=self.tokens, attention_mask=torch.ones_like(self.tokens), decoder_input_ids=codes[0]
+                input_ids=self.tokens, attention_mask=ones, decoder_input_ids=codes[0]
             ).logits  # [K, T, V]
-        return float((ours.transpose(0, 1) - theirs).abs().max() / theirs.std())
+        return float((ours - theirs).abs().max() / theirs.std())
 
 
 def embedded_pair(device: torch.device) -> Pair:
@@ -142,19 +154,24 @@ def weight_bytes(config: DecoderConfig, number_bytes: int = 4) -> int:
     return number_bytes * (config.layers * block + tables + 2 * width + text)
 
 
-def step_bytes(config: DecoderConfig, rows: int, context: float, text_tokens: int, number_bytes: int = 4) -> int:
-    """The bytes that one step must read and write.
+def step_bytes(
+    config: DecoderConfig, rows: int, context: float, text_tokens: int, number_bytes: float = 4, weight_bytes: float = 4
+) -> int:
+    """The bytes that one step must read and write; a weight takes `weight_bytes`, any other number `number_bytes`.
 
-    Every weight of the blocks and the heads once, whatever the number of rows, without the text's keys and values,
-    which are made once a prompt; one embedding a codebook; keys and values of `context` columns and of the text, and
-    the new column's.
+    Every weight of the blocks and the heads once, whatever the number of rows; one embedding a codebook; keys and
+    values of `context` columns, and the new column's. Cross-attention takes two projections and the text's keys and
+    values, or, where that is less, both multiplied out for this text.
     """
     width, ffn = config.width, config.ffn_width
-    block = 6 * width * width + 2 * width * ffn + 6 * width
-    weights = config.layers * block + config.codebooks * config.vocab * width + (2 + config.codebooks) * width
+    block = 4 * width * width + 2 * width * ffn
+    weights = config.layers * block + config.codebooks * config.vocab * width
+    projected = 2 * width * width * weight_bytes + 2 * text_tokens * width * number_bytes
+    multiplied = 2 * width * config.heads * text_tokens * number_bytes
+    norms = (6 * config.layers + 2 + config.codebooks) * width
     remembered = 2 * rows * (context + 1) * width * config.layers
-    text = 2 * text_tokens * width * config.layers
-    return round(number_bytes * (weights + remembered + text))
+    text = config.layers * min(projected, multiplied)
+    return round(weight_bytes * weights + number_bytes * (norms + remembered) + text)
 
 
 def cache_bytes(config: DecoderConfig, rows: int, columns: int, number_bytes: int = 4) -> int:

@@ -1,6 +1,7 @@
 """Sections "step" and "steering": one step of ours beside transformers', beside the memory floor, and steered."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,8 +13,11 @@ import torch.nn.functional as F
 from rfm_live.bench.peers import generate_laps, steered_by_hooks
 from rfm_live.bench.report import Section
 from rfm_live.bench.shapes import TEXT_TOKENS, Pair, step_bytes
-from rfm_live.bench.timing import Floats, Laps, Stopwatch, bandwidth, in_turn, ratio
+from rfm_live.bench.timing import Bandwidth, Floats, Laps, Stopwatch, bandwidth, in_turn, ratio
 from rfm_live.engine.stream import TokenStream, Window
+from rfm_live.errors import StartError
+from rfm_live.model.decoder import Decoder
+from rfm_live.model.products import PRECISIONS
 from rfm_live.model.sampling import SamplingSettings
 from rfm_live.steering.frame import Coefficients
 
@@ -21,6 +25,7 @@ FRAME_MS = 20.0
 CONCEPTS = (0, 1, 8, 32)
 TOP_K = 250
 _STRENGTH = 0.1
+_WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -35,63 +40,83 @@ def step_section(figures: Mapping[str, dict[str, Any]], guidance: float) -> Sect
     """Our step beside `generate` and the floor, from the `step_figures` of every shape by name."""
     rows = []
     for name, found in figures.items():
-        ours, theirs = found["ours"], found["transformers"]
-        rows.append(
-            (
-                name,
-                f"{ours['p50_ms']:.2f} / {ours['p95_ms']:.2f} / {ours['p99_ms']:.2f}",
-                f"{theirs['p50_ms']:.2f}",
-                f"{found['ratio']:.2f}x",
-                f"{found['real_time_factor']:.2f}x",
-                f"{found['bytes'] / 1e6:.1f} MB",
-                f"{found['floor_ms']:.2f}",
-                f"{found['share_of_floor']:.0%}",
+        for precision, one in found["ours"].items():
+            rows.append(
+                (
+                    f"{name}, {precision}",
+                    f"{one['p50_ms']:.2f} / {one['p95_ms']:.2f} / {one['p99_ms']:.2f}",
+                    f"{found['transformers']['p50_ms']:.2f}",
+                    f"{one['ratio']:.2f}x",
+                    f"{one['real_time_factor']:.2f}x",
+                    f"{one['bytes'] / 1e6:.1f} MB",
+                    f"{one['floor_ms']:.2f}",
+                    f"{one['share_of_floor']:.0%}",
+                    f"{one['logit_difference']:.0e}",
+                )
             )
-        )
     sentences = (
         f"One step makes one frame of 20 ms, under guidance {guidance:g} (two rows), top-k {TOP_K}, with sampling.",
         "In turn on the same weights; transformers is its `generate` without the step that reads the text and",
         "without the codec. The floor is the bytes that a step must move over the best bandwidth that was",
-        "measured with as many bytes; the share is the floor's of our median step.",
+        "measured with as many bytes; the share is the floor's of our median step. The error is the largest of",
+        "any logit, as a share of the logits' spread; transformers computes in the first precision.",
     )
     header = (
         "shape",
-        "ours p50 / p95 / p99 ms",
+        "p50 / p95 / p99 ms",
         "transformers ms",
         "faster",
         "real time",
         "bytes",
         "floor ms",
         "share",
+        "error",
     )
     return Section("A step beside transformers and beside memory", sentences, header, tuple(rows), dict(figures))
 
 
 def step_figures(pair: Pair, extent: Extent, device: torch.device, guidance: float) -> dict[str, Any]:
-    """Measure one shape."""
-    stream = _stream(pair, extent, guidance, concepts=0)
+    """Measure one shape: transformers, and ours in every precision that its steps can be in on this device."""
+    decoders = _decoders(pair, device)
     blocks: dict[str, Callable[[], Floats]] = {
-        "transformers": partial(generate_laps, pair.reference, pair.tokens, extent.steps, guidance, TOP_K),
-        "ours": partial(_our_laps, stream, extent.steps, None, device),
+        "transformers": partial(generate_laps, pair.reference, pair.tokens, extent.steps, guidance, TOP_K)
     }
+    for precision, decoder in decoders.items():
+        stream = _stream(pair, decoder, extent, guidance, concepts=0)
+        blocks[precision] = partial(_our_laps, stream, extent.steps, None, device)
     laps = in_turn(blocks, extent.rounds, device)
-    rows = 2 if guidance != 1.0 else 1
-    moved = step_bytes(pair.ours.decoder.config, rows, (extent.steps + 1) / 2, TEXT_TOKENS, pair.number_bytes)
-    speed = bandwidth(device, moved)
+    ours = {}
+    for precision, decoder in decoders.items():
+        rows, context = 2 if guidance != 1.0 else 1, (extent.steps + 1) / 2
+        numbers = (pair.number_bytes, _WEIGHT_BYTES[precision])
+        moved = step_bytes(decoder.config, rows, context, TEXT_TOKENS, *numbers)
+        ours[precision] = _beside(laps[precision], laps["transformers"], moved, bandwidth(device, moved))
+        ours[precision]["logit_difference"] = pair.logit_difference(decoder)
+    return {"transformers": laps["transformers"].quantiles(), "ours": ours, "steps": extent.rounds * extent.steps}
+
+
+def _decoders(pair: Pair, device: torch.device) -> dict[str, Decoder]:
+    """Ours by precision; the first is the one that it was loaded in."""
+    if device.type != "cpu" or pair.number_bytes != 4:
+        return {str(pair.ours.decoder.embedding.weight.dtype).removeprefix("torch."): pair.ours.decoder}
+    found = {}
+    for precision in PRECISIONS:
+        with suppress(StartError):  # no code for this CPU
+            found[precision] = pair.in_precision(precision)
+    return found
+
+
+def _beside(ours: Laps, theirs: Laps, moved: int, speed: Bandwidth) -> dict[str, Any]:
     floor_ms = 1000.0 * moved / speed.best
-    ours = laps["ours"]
     return {
-        "ours": ours.quantiles(),
-        "transformers": laps["transformers"].quantiles(),
-        "ratio": round(ratio(laps["transformers"], ours), 3),
+        **ours.quantiles(),
+        "ratio": round(ratio(theirs, ours), 3),
         "real_time_factor": round(FRAME_MS / ours.p50_ms, 3),
         "bytes": moved,
         "copy_bytes_per_second": round(speed.copy),
         "read_bytes_per_second": round(speed.read),
         "floor_ms": round(floor_ms, 4),
         "share_of_floor": round(floor_ms / ours.p50_ms, 4),
-        "steps": extent.rounds * extent.steps,
-        "logit_difference": pair.logit_difference(),
     }
 
 
@@ -132,7 +157,7 @@ def steering_figures(pair: Pair, extent: Extent, device: torch.device, guidance:
 
 def _steered_laps(pair: Pair, extent: Extent, device: torch.device, guidance: float) -> dict[int, Laps]:
     """Step the streams in turn, one step each, so that a pair of steps stands at one position and one moment."""
-    streams = {concepts: _stream(pair, extent, guidance, concepts) for concepts in CONCEPTS}
+    streams = {concepts: _stream(pair, pair.ours.decoder, extent, guidance, concepts) for concepts in CONCEPTS}
     starts = {concepts: stream.copy_state() for concepts, stream in streams.items()}
     layers = pair.ours.decoder.config.layers
     steering = {concepts: _coefficients(concepts, layers) for concepts in CONCEPTS}
@@ -165,13 +190,11 @@ def _hooked_laps(pair: Pair, extent: Extent, device: torch.device, guidance: flo
     return {concepts: laps[str(concepts)] for concepts in CONCEPTS}
 
 
-def _stream(pair: Pair, extent: Extent, guidance: float, concepts: int) -> TokenStream:
+def _stream(pair: Pair, decoder: Decoder, extent: Extent, guidance: float, concepts: int) -> TokenStream:
     """A stream under a prompt, with room for a round and no change of context within it."""
-    frames = min(2 * extent.steps + 64, pair.ours.decoder.config.max_positions)
-    settings = SamplingSettings(top_k=TOP_K, guidance=guidance)
-    stream = TokenStream(
-        pair.ours.decoder, _directions(pair, concepts), settings, Window(frames, prime=8, forget=8, chunk=8)
-    )
+    frames = min(2 * extent.steps + 64, decoder.config.max_positions)
+    settings, window = SamplingSettings(top_k=TOP_K, guidance=guidance), Window(frames, prime=8, forget=8, chunk=8)
+    stream = TokenStream(decoder, _directions(pair, concepts), settings, window)
     stream.set_prompt(pair.prompt())
     return stream
 

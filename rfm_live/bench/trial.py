@@ -76,7 +76,7 @@ def try_checkpoint(name: str, engine: Engine, model: MusicGen, given: Conditions
     taken = _frame_time(watch)
     number_bytes = model.decoder.embedding.weight.element_size()
     config = model.config
-    moved = step_bytes(config.decoder, _ROWS, _CONTEXT, TEXT_TOKENS, number_bytes) + decoder_bytes(config.codec)
+    moved = _step_bytes(config.decoder, number_bytes) + decoder_bytes(config.codec)
     demand = _demand(config.decoder, config.codec, _lookahead_ms(model.codec), number_bytes)
     judgement = judge(taken, demand, given.buffer_ms, given.machine_bytes)
     codec_ms = _codec_ms(model.codec, given.device)
@@ -93,7 +93,7 @@ def try_sizes(given: Conditions) -> list[Trial]:
     trials = []
     for name, size in SIZES.items():
         number_bytes = 2 if given.device.type == "cuda" else 4
-        moved = step_bytes(size.config, _ROWS, _CONTEXT, TEXT_TOKENS, number_bytes) + decoder_bytes(CODEC_32KHZ)
+        moved = _step_bytes(size.config, number_bytes) + decoder_bytes(CODEC_32KHZ)
         demand = _demand(size.config, CODEC_32KHZ, lookahead_ms, number_bytes)
         floor_ms = _floor_ms(moved, given.speed)
         reason = too_large(demand.memory_bytes, given.machine_bytes) or out_of_reach(moved, given.speed.best)
@@ -160,6 +160,10 @@ def _frame_time(watch: Stopwatch) -> FrameTime:
     milliseconds = 1000.0 * watch.laps()[:, 0]
     p50, p95, p99 = (float(value) for value in np.percentile(milliseconds, (50, 95, 99)))
     return FrameTime(p50, p95, p99, float(milliseconds.mean()))
+
+
+def _step_bytes(config: DecoderConfig, number_bytes: int) -> int:
+    return step_bytes(config, _ROWS, _CONTEXT, TEXT_TOKENS, number_bytes, number_bytes)
 
 
 def _floor_ms(moved_bytes: int, speed: Bandwidth) -> float:
