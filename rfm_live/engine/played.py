@@ -39,6 +39,10 @@ class PlayedSteering:
                 frame = None
         self._frames[column % len(self._frames)] = frame
 
+    def frame(self, column: int) -> FrameSteering | None:
+        """What a column is steered with; None for nothing."""
+        return self._frames[column % len(self._frames)]
+
     def strike(self) -> None:
         """Forget all steering: what is read again is read unsteered."""
         self._frames[:] = [None] * len(self._frames)

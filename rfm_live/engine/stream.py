@@ -22,6 +22,7 @@ from rfm_live.engine.played import PlayedFrames, PlayedSteering
 from rfm_live.errors import ControlError, StartError
 from rfm_live.model.decoder import CrossCache, Decoder, KVCache
 from rfm_live.model.sampling import Codes, SamplingSettings, guide, sample
+from rfm_live.model.whole_step import WholeStep
 from rfm_live.steering.frame import Coefficients, FrameSteering
 
 PromptStates = tuple[Tensor, Tensor]  # states [1, S, text_width], mask [1, S]
@@ -101,8 +102,17 @@ class StreamState:
 class TokenStream:
     """Plays a decoder without end; `step` once per frame. State is preallocated and written in place."""
 
-    def __init__(self, decoder: Decoder, directions: Tensor, settings: SamplingSettings, window: Window) -> None:
-        """`directions` [C, L, D] are what coefficients weigh. Raises StartError when the window is too long."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        directions: Tensor,
+        settings: SamplingSettings,
+        window: Window,
+        as_one_unit: bool | None = None,
+    ) -> None:
+        """`directions` [C, L, D] are what coefficients weigh. `as_one_unit` makes plain steps without the host, which
+        pays where they can be captured; None does so on CUDA. Raises StartError when the window is too long.
+        """
         config = decoder.config
         if window.frames > config.max_positions:
             raise StartError(f"a window of {window.frames} frames exceeds {config.max_positions} positions")
@@ -123,6 +133,9 @@ class TokenStream:
         kept = window.frames + config.codebooks
         self._columns = np.full((kept, config.codebooks), self._pad, dtype=np.int64)  # [kept, K]
         self._played = PlayedSteering(directions, kept)
+        if as_one_unit is None:
+            as_one_unit = decoder.embedding.weight.device.type == "cuda"
+        self._whole = WholeStep(decoder, directions) if as_one_unit else None
 
     @property
     def column(self) -> int:
@@ -183,13 +196,24 @@ class TokenStream:
         self._plan_context()
         column = self._column
         self._played.record(column, FrameSteering(steering.copy()) if isinstance(steering, np.ndarray) else steering)
-        logits = self._read(self._cache, self._base, column, column + 1)  # [B, 1, K, V]
-        codes = sample(guide(logits[:, 0].cpu().numpy(), self._settings.guidance), self._settings, column)  # [K]
-        codes[column + 1 :] = self._pad
+        codes = self._next_codes(column)
         self._column = column + 1
         self._columns[self._column % len(self._columns)] = codes
         self._prime()
         return self.newest_frame()
+
+    def _next_codes(self, column: int) -> Codes:
+        """Read a column and draw the codes [K] of the next, as one unit where that is wanted and steering is plain."""
+        frame = self._played.frame(column)
+        if self._whole is not None and (frame is None or frame.is_plain):
+            cache = KVCache(self._cache.kv[:, :, : self._rows])
+            weights = None if frame is None else frame.coefficients
+            given = self._columns[column % len(self._columns)]  # [K]
+            return self._whole.codes(given, column - self._base, column, cache, self._cross, weights, self._settings)
+        logits = self._read(self._cache, self._base, column, column + 1)  # [B, 1, K, V]
+        codes = sample(guide(logits[:, 0].cpu().numpy(), self._settings.guidance), self._settings, column)  # [K]
+        codes[column + 1 :] = self._pad
+        return codes
 
     def newest_frame(self) -> Codes | None:
         """The codes [K] of the newest complete frame, None before the first."""
