@@ -20,6 +20,8 @@ from rfm_live.model.objects import from_transformers
 from rfm_live.places import EMBEDDED, checkpoint_folder
 
 TEXT_TOKENS = 12
+WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+"""What a weight takes in every precision of `rfm_live.model.products`."""
 _POOL = 1 << 22  # random numbers that all weights are copies of
 _SPREAD = 0.05
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from rfm_live.bench.peers import generate_laps, steered_by_hooks
 from rfm_live.bench.report import Section
-from rfm_live.bench.shapes import TEXT_TOKENS, Pair, step_bytes
+from rfm_live.bench.shapes import TEXT_TOKENS, WEIGHT_BYTES, Pair, step_bytes
 from rfm_live.bench.timing import Bandwidth, Floats, Laps, Stopwatch, bandwidth, in_turn, ratio
 from rfm_live.engine.stream import TokenStream, Window
 from rfm_live.errors import StartError
@@ -25,7 +25,6 @@ FRAME_MS = 20.0
 CONCEPTS = (0, 1, 8, 32)
 TOP_K = 250
 _STRENGTH = 0.1
-_WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1, "float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def step_figures(pair: Pair, extent: Extent, device: torch.device, guidance: flo
     ours = {}
     for precision, decoder in decoders.items():
         rows, context = 2 if guidance != 1.0 else 1, (extent.steps + 1) / 2
-        numbers = (pair.number_bytes, _WEIGHT_BYTES[precision])
+        numbers = (pair.number_bytes, WEIGHT_BYTES[precision])
         moved = step_bytes(decoder.config, rows, context, TEXT_TOKENS, *numbers)
         ours[precision] = _beside(laps[precision], laps["transformers"], moved, bandwidth(device, moved))
         ours[precision]["logit_difference"] = pair.logit_difference(decoder)
@@ -98,7 +97,7 @@ def step_figures(pair: Pair, extent: Extent, device: torch.device, guidance: flo
 def _decoders(pair: Pair, device: torch.device) -> dict[str, Decoder]:
     """Ours by precision; the first is the one that it was loaded in."""
     if device.type != "cpu" or pair.number_bytes != 4:
-        return {str(pair.ours.decoder.embedding.weight.dtype).removeprefix("torch."): pair.ours.decoder}
+        return {"fp32" if pair.number_bytes == 4 else "fp16": pair.ours.decoder}
     found = {}
     for precision in PRECISIONS:
         with suppress(StartError):  # no code for this CPU

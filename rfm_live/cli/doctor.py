@@ -40,14 +40,16 @@ class Findings:
     trials: "list[Trial]"
 
 
-def run_doctor(checkpoint: str, bank: str | None, buffer_ms: float, trust_pickle: bool, as_json: bool) -> None:
+def run_doctor(
+    checkpoint: str, bank: str | None, buffer_ms: float, trust_pickle: bool, as_json: bool, precision: str = "fp32"
+) -> None:
     """Print what was found; exit code 1 when the checkpoint cannot be played here with this buffer.
 
-    Raises StartError for a buffer that `play` does not take, and for names that stand for nothing.
+    Raises StartError for a buffer or a precision that `play` does not take, and for names that stand for nothing.
     """
     if not LEAST_BUFFER_MS <= buffer_ms <= _LONGEST_BUFFER_MS:
         raise StartError(f"buffer is {buffer_ms:g} ms, expected {LEAST_BUFFER_MS:g}..{_LONGEST_BUFFER_MS:g}")
-    found = _examine(checkpoint, bank, buffer_ms, trust_pickle)
+    found = _examine(checkpoint, bank, buffer_ms, precision, trust_pickle)
     if as_json:
         console.print(json.dumps(_told(found), indent=2), soft_wrap=True)
     else:
@@ -56,7 +58,7 @@ def run_doctor(checkpoint: str, bank: str | None, buffer_ms: float, trust_pickle
         raise typer.Exit(1)
 
 
-def _examine(checkpoint: str, bank: str | None, buffer_ms: float, trust_pickle: bool) -> Findings:
+def _examine(checkpoint: str, bank: str | None, buffer_ms: float, precision: str, trust_pickle: bool) -> Findings:
     folder, bank_path = checkpoint_folder(checkpoint), bank_file(bank, checkpoint)
 
     import torch
@@ -70,6 +72,7 @@ def _examine(checkpoint: str, bank: str | None, buffer_ms: float, trust_pickle: 
     torch.set_num_threads(1)
     machine = this_machine()
     model = load_checkpoint(folder, trust_pickle=trust_pickle)
+    model.decoder.prepare(precision)
     decoder = model.config.decoder
     concepts = None if bank_path is None else load_bank(bank_path, decoder.layers, decoder.width, model.sha256)
     prompt = DEFAULT_PROMPT if checkpoint == EMBEDDED else ""
@@ -112,7 +115,7 @@ def _print(found: Findings, checkpoint: str) -> None:
     console.print(_trial_table(found))
     for trial in found.trials[1:]:
         if trial.judgement.reason:
-            console.print(f"{trial.checkpoint}: {trial.judgement.reason}.", soft_wrap=True)
+            console.print(f"{trial.checkpoint}, {trial.precision}: {trial.judgement.reason}.", soft_wrap=True)
     console.print()
     if asked.processor_ms is not None and frame.p50_ms > _CROWDED * asked.processor_ms:
         words = f"a frame takes {asked.processor_ms:.1f} ms where it is left alone"
@@ -125,7 +128,7 @@ def _print(found: Findings, checkpoint: str) -> None:
 
 
 def _trial_table(found: Findings) -> Table:
-    columns = ("checkpoint", "device", "frame", "real time", "plays", "least buffer", "knob to sound")
+    columns = ("checkpoint", "precision", "device", "frame", "real time", "plays", "least buffer", "knob to sound")
     table = Table(*columns, show_edge=False)
     for trial in found.trials:
         judgement = trial.judgement
@@ -138,7 +141,7 @@ def _trial_table(found: Findings) -> Table:
         least = "" if judgement.least_buffer_ms is None else f"{judgement.least_buffer_ms:g} ms"
         delay = f"{judgement.delay_ms:.0f} ms" if judgement.can_play else ""
         plays = "yes" if judgement.can_play else "no"
-        table.add_row(trial.checkpoint, trial.device, frame, factor, plays, least, delay)
+        table.add_row(trial.checkpoint, trial.precision, trial.device, frame, factor, plays, least, delay)
     return table
 
 
