@@ -63,3 +63,12 @@ def test_rows_of_one_clip_are_drawn_together() -> None:
     alone = distance_interval(frechet_distance, reference, per_clip)
     assert together.half_width > 2 * apart.half_width
     assert together.half_width == pytest.approx(alone.half_width, rel=0.3)
+
+
+def test_an_interval_holds_its_own_value_where_drawing_with_repetition_adds_to_the_distance() -> None:
+    rng = np.random.default_rng(0)
+    reference, rows = rng.normal(size=(200, 10)), rng.normal(size=(30, 10))
+    found = distance_interval(frechet_distance, reference, rows)
+    drawn_once = frechet_distance(reference, rows[rng.integers(0, 30, 30)])
+    assert found.low < found.value < found.high < drawn_once + found.half_width
+    assert abs((found.low + found.high) / 2 - found.value) < 0.25 * found.half_width

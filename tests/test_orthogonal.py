@@ -63,9 +63,10 @@ def test_two_directions_at_60_degrees_by_hand() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS[1:])
-def test_dependent_directions_give_no_push_of_endless_length(method: str) -> None:
+@pytest.mark.parametrize("apart", [0.0, 1e-3, 0.03])
+def test_directions_that_all_but_depend_on_others_give_no_push_of_endless_length(method: str, apart: float) -> None:
     directions = some_directions(3)
-    directions[2] = directions[0] + 1e-3 * directions[1]
+    directions[2] = directions[0] + apart * some_directions(4)[3]
     directions[2] /= np.linalg.norm(directions[2], axis=-1, keepdims=True)
     lengths = np.linalg.norm(new_directions(method, directions), axis=-1)
     assert np.isfinite(lengths).all() and lengths.max() <= 10.0

@@ -128,6 +128,19 @@ def test_a_cross_fade_leads_from_one_concept_to_the_other_and_leaves_the_rest() 
     np.testing.assert_array_equal(weighed(plan, 202), full)
 
 
+def test_a_cross_fade_multiplies_a_schedule() -> None:
+    bank = overlapping_bank()
+    plan = turned_plan(bank, 0.45, 0.45)
+    for name in ("note_a", "note_b"):
+        plan.set(name, "schedule_seconds", 1.0)
+        plan.set(name, "schedule", "linear_up")
+    for field, value in (("from", "note_a"), ("to", "note_b"), ("seconds", 2.0), ("on", 1)):
+        plan.set_overall(f"crossfade/{field}", value)
+    plan.coefficients(0)
+    shares = [0.5 * 0.75, 0.5 * 0.25]  # half of the schedule, a quarter of the cross-fade
+    np.testing.assert_allclose(weighed(plan, 25)[:2], 0.45 * reach_of(bank)[:2] * np.c_[shares], rtol=1e-6)
+
+
 # Layer weights
 
 
@@ -192,6 +205,15 @@ def test_gram_schmidt_keeps_the_direction_of_what_was_turned_first() -> None:
     np.testing.assert_allclose(np.einsum("ld,ld->l", rest, bank.directions[0]), 0.0, atol=1e-5)
 
 
+def test_of_concepts_that_were_turned_together_the_banks_first_goes_first() -> None:
+    bank = overlapping_bank(20)
+    etas = np.linspace(0.05, 0.3, 20)  # within the budget
+    found = pushes(turned_plan(bank, *etas, orthogonal="gram_schmidt"), bank)
+    q, r = np.linalg.qr(bank.directions[:, 0].astype(np.float64).T)
+    expected = (etas * reach_of(bank)[:, 0]) @ (q * np.sign(np.diag(r))).T
+    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_one_concept_alone_is_never_mixed(method: str) -> None:
     bank = overlapping_bank()
@@ -228,6 +250,17 @@ def test_the_norm_budget_caps_the_length_of_the_summed_push(method: str, budget:
         capped = pushes(plan, bank)
         assert np.linalg.norm(capped) / 2.0 == pytest.approx(min(budget, length), rel=1e-5)
         np.testing.assert_allclose(capped, free * min(budget / length, 1.0), atol=1e-5)
+
+
+def test_the_budgets_measure_is_changed_while_it_plays() -> None:
+    bank = overlapping_bank()
+    plan = turned_plan(bank, 1.0, -1.0, budget=0.5)
+    by_eta = weighed(plan, 0)
+    plan.set_overall("budget_of", "norm")
+    by_norm = weighed(plan, 1)
+    assert np.abs(by_norm).sum() > 1.2 * np.abs(by_eta).sum()  # against each other the two push less than their sum
+    plan.set_overall("budget_of", "eta")
+    np.testing.assert_array_equal(weighed(plan, 2), by_eta)
 
 
 @pytest.mark.parametrize("measure", ["eta", "norm"])
