@@ -16,6 +16,7 @@ from rfm_live.engine.defaults import default_settings
 from rfm_live.engine.player import Engine
 from rfm_live.engine.prompts import Prompts
 from rfm_live.engine.tape import Tape
+from rfm_live.engine.threads import choose, thread_counts
 from rfm_live.engine.worker import _Encoded, _PromptThread, run_worker
 from rfm_live.model.checkpoint import MusicGen
 from rfm_live.steering.bank import save_bank
@@ -98,6 +99,18 @@ def start(tape: Tape) -> Iterator[Callable[[dict[str, Any]], Worker]]:
         worker.process.close()
 
 
+def test_a_worker_that_tries_threads_tells_what_it_found_and_begins_at_the_first_frame(
+    tape: Tape, options: dict[str, Any], start: Callable[[dict[str, Any]], Worker]
+) -> None:
+    worker = start({**options, "threads": None, "precision": "int8"})
+    ready = worker.wait_for(is_op("ready"))
+    trial = {int(threads): ms for threads, ms in ready["thread_trial"].items()}
+    assert list(trial) == thread_counts()[: len(trial)] and min(trial.values()) > 0
+    assert ready["threads"] == choose(trial) and ready["precision"] == "int8"
+    worker.wait_written(BUFFER_MS * 32)
+    assert worker.wait_for(is_op("status"))["frame"] * HOP == tape.written
+
+
 def test_a_worker_lives_from_ready_to_stop(
     tiny_model: MusicGen, tape: Tape, options: dict[str, Any], start: Callable[[dict[str, Any]], Worker]
 ) -> None:
@@ -108,6 +121,7 @@ def test_a_worker_lives_from_ready_to_stop(
     assert ready["defaults"]["/window"] == 512 / 50  # all the positions of the tiny checkpoint
     assert ready["load_seconds"] > 0
     assert ready["real_time_factor"] > 0
+    assert (ready["threads"], ready["thread_trial"], ready["precision"]) == (1, {}, "fp32")
 
     # The tape fills to the buffer and no further, and nobody plays yet.
     buffer = BUFFER_MS * 32

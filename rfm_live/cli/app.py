@@ -21,6 +21,12 @@ Checkpoint = Annotated[
     ),
 ]
 Bank = Annotated[str | None, typer.Option(help='concept bank (.safetensors), or "none"; default: the one that ships')]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="how a step's weights are kept on a CPU: fp32 is exact; fp16 and int8 round them, and read fewer bytes"
+    ),
+]
 Seed = Annotated[int, typer.Option(help="names the music: same seed and knobs, same samples", min=0)]
 
 
@@ -60,6 +66,10 @@ def play(
     token: Annotated[str | None, typer.Option(help="token that remote clients must bring; default: drawn")] = None,
     buffer: Annotated[float, typer.Option(help="milliseconds of music written ahead of the ear, 60..10000")] = 240.0,
     trust_pickle: TrustPickle = False,
+    threads: Annotated[
+        str, typer.Option(help='threads that a step runs on; "auto" tries how many are quickest here')
+    ] = "1",
+    precision: Precision = "fp32",
 ) -> None:
     """Play without end; steer over OSC or in the browser. Ctrl-C ends it."""
     from rfm_live.cli.play import run_play
@@ -79,6 +89,8 @@ def play(
             token,
             buffer,
             trust_pickle,
+            threads,
+            precision,
         )
 
 
@@ -97,12 +109,13 @@ def render(
     checkpoint: Checkpoint = EMBEDDED,
     bank: Bank = None,
     trust_pickle: TrustPickle = False,
+    precision: Precision = "fp32",
 ) -> None:
     """Render a piece into a file: the same engine without clock or devices."""
     from rfm_live.cli.render import run_render
 
     with one_line_errors():
-        run_render(prompt, seconds, seed, set_ or [], output, checkpoint, bank, trust_pickle)
+        run_render(prompt, seconds, seed, set_ or [], output, checkpoint, bank, trust_pickle, precision)
 
 
 @app.command()

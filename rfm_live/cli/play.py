@@ -9,6 +9,7 @@ from rich.text import Text
 from rfm_live.bench.judgement import warning
 from rfm_live.cli.console import console, errors
 from rfm_live.embedded import DEFAULT_PROMPT
+from rfm_live.errors import StartError
 from rfm_live.places import EMBEDDED, bank_file, checkpoint_folder
 from rfm_live.server.supervisor import Performance, PlayOptions, Started
 
@@ -27,6 +28,8 @@ def run_play(
     token: str | None,
     buffer_ms: float,
     trust_pickle: bool,
+    threads: str,
+    precision: str,
 ) -> None:
     """Play until Ctrl-C or SIGTERM. Raises StartError when it cannot begin."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -45,10 +48,21 @@ def run_play(
         device=int(device) if device is not None and device.isdecimal() else device,
         buffer_ms=buffer_ms,
         trust_pickle=trust_pickle,
+        threads=read_threads(threads),
+        precision=precision,
     )
     console.print(f"rfm_live: loading {checkpoint} ...")
     asyncio.run(_perform(options, checkpoint))
     console.print("rfm_live: ended")
+
+
+def read_threads(text: str) -> int | None:
+    """Read "auto" as None, or a number of threads. Raises StartError for anything else."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 256:
+        raise StartError(f"threads is '{text}', expected auto or 1..256")
+    return int(text)
 
 
 async def _perform(options: PlayOptions, name: str) -> None:
@@ -78,8 +92,10 @@ def _announce(options: PlayOptions, name: str, started: Started) -> None:
     engine, playout = started.engine, started.playout
     concepts = engine["concepts"]
     factor = f"{engine['real_time_factor']:.1f}x real time"
+    threads = "1 thread" if engine["threads"] == 1 else f"{engine['threads']} threads"
+    speed = f"{engine['precision']}, {factor}"
     lines = [
-        f"  model    {name} on {engine['device']}, {factor}, {len(concepts)} concepts",
+        f"  model    {name} on {engine['device']}, {threads}, {speed}, {len(concepts)} concepts",
         f"  prompt   {options.prompt or '(none)'}, seed {options.seed}",
         f"  sound    {playout['device']}, buffer {options.buffer_ms:.0f} ms",
         f"  osc      udp {options.host}:{started.osc_port}",

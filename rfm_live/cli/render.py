@@ -63,11 +63,13 @@ def run_render(
     checkpoint: str,
     bank: str | None,
     trust_pickle: bool,
+    precision: str,
 ) -> None:
     """Render `seconds` of music into `output`.
 
     Raises:
-        StartError: a length or a file name that cannot be; ControlError: a wrong setting; CheckpointError, BankError.
+        StartError: a length, file name or precision that cannot be; ControlError: a wrong setting; CheckpointError;
+        BankError.
     """
     check_output(seconds, output)
     parsed = [parse_setting(text) for text in settings]
@@ -91,6 +93,7 @@ def run_render(
     concepts = None if bank_path is None else load_bank(bank_path, decoder.layers, decoder.width, model.sha256)
     table = ControlTable(() if concepts is None else concepts.names)
     events = [(round(item.seconds * FRAME_RATE_HZ), item.address, read_value(table, item)) for item in parsed]
+    model.decoder.prepare(precision)
     engine = Engine(model, concepts, default_settings(folder, model.config, prompt=prompt, seed=seed))
     began = time.monotonic()
     with _sound_file(output, engine.sample_rate) as file:

@@ -17,15 +17,18 @@ def open_engine(
     seed: int = 0,
     device: torch.device | str = "cpu",
     trust_pickle: bool = False,
+    precision: str = "fp32",
 ) -> Engine:
     """Load a checkpoint and its concept bank, and make an engine that plays as the checkpoint wishes.
 
     `checkpoint` is "embedded", a folder, or the hub id of a model in the local cache; `bank` a file, "none", or None
-    for the bank that ships with the embedded checkpoint; `trust_pickle` as in `load_checkpoint`. Raises StartError for
-    a name that stands for nothing, CheckpointError and BankError for what cannot be read or does not fit.
+    for the bank that ships with the embedded checkpoint; `trust_pickle` as in `load_checkpoint`, `precision` as in
+    `Decoder.prepare`. Raises StartError for a name or a precision that stands for nothing, CheckpointError and
+    BankError for what cannot be read or does not fit.
     """
     folder, bank_path = checkpoint_folder(checkpoint), bank_file(bank, checkpoint)
     model = load_checkpoint(folder, device, trust_pickle=trust_pickle)
+    model.decoder.prepare(precision)
     decoder = model.config.decoder
     concepts = None if bank_path is None else load_bank(bank_path, decoder.layers, decoder.width, model.sha256)
     return Engine(model, concepts, default_settings(folder, model.config, prompt=prompt, seed=seed))

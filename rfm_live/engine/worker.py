@@ -5,8 +5,8 @@ encoded in a process of their own (`text_process`), for which a thread waits, an
 
 Messages are msgpack maps over a `multiprocessing` connection.
 In:  {"op": "set", "address", "value"} and {"op": "stop"}.
-Out: {"op": "ready", "concepts", "gates", "periods", "layers", "device", "defaults" (by address),
-     "checkpoint", "load_seconds", "real_time_factor"} once;
+Out: {"op": "ready", "concepts", "gates", "periods", "layers", "device", "threads", "thread_trial" (ms by number
+     of threads), "precision", "defaults" (by address), "checkpoint", "load_seconds", "real_time_factor"} once;
      {"op": "status", "frame", "step_ms", "step_p95_ms", "written"} 20 times a second;
      {"op": "error", "text"} for a message that was not taken, and before giving up at the start (exit code 2).
 It ends on "stop", on SIGTERM, when the pipe closes, when the parent dies and when the tape has ended.
@@ -36,6 +36,7 @@ from rfm_live.engine.prompts import Prompts
 from rfm_live.engine.stream import PromptStates
 from rfm_live.engine.tape import Tape
 from rfm_live.engine.text_process import TextProcess
+from rfm_live.engine.threads import ThreadTrial, thread_counts, try_threads
 from rfm_live.errors import ControlError, RfmError, StartError
 from rfm_live.model.checkpoint import load_checkpoint
 from rfm_live.steering.bank import load_bank
@@ -52,7 +53,8 @@ _WARM_UP_FRAMES = 24
 class WorkerOptions:
     """`checkpoint` is a folder, `bank` a file or None; the engine keeps `buffer_ms` ahead of the play head.
 
-    `trust_pickle` lets the checkpoint's `.bin` files run code while they are read.
+    `threads` None tries how many are quickest. `precision` is that of `Decoder.prepare`. `trust_pickle` lets the
+    checkpoint's `.bin` files run code while they are read.
     """
 
     checkpoint: str
@@ -60,7 +62,8 @@ class WorkerOptions:
     prompt: str = ""
     seed: int = 0
     buffer_ms: float = 200.0
-    threads: int = 1
+    threads: int | None = 1
+    precision: str = "fp32"
     device: str = "cpu"
     trust_pickle: bool = False
 
@@ -75,7 +78,7 @@ class WorkerOptions:
         made = cls(**options)
         if not 20.0 <= made.buffer_ms <= 10_000.0:
             raise StartError(f"engine option 'buffer_ms' is {made.buffer_ms}, expected 20..10000")
-        if not 1 <= made.threads <= 256:
+        if made.threads is not None and not 1 <= made.threads <= 256:
             raise StartError(f"engine option 'threads' is {made.threads}, expected 1..256")
         return made
 
@@ -103,7 +106,7 @@ class _Worker:
     def __init__(self, conn: Connection, tape: Tape, options: WorkerOptions) -> None:
         started = time.perf_counter()
         self._conn, self._tape = conn, tape
-        torch.set_num_threads(options.threads)
+        torch.set_num_threads(options.threads or 1)
         self._model = model = load_checkpoint(
             Path(options.checkpoint), device=options.device, trust_pickle=options.trust_pickle
         )
@@ -116,12 +119,14 @@ class _Worker:
         self._text = TextProcess(Path(options.checkpoint), options.trust_pickle)
         self._prompts = Prompts(model, self._text.encode)
         settings = default_settings(Path(options.checkpoint), model.config, prompt=options.prompt, seed=options.seed)
+        model.decoder.prepare(options.precision)
         self._engine = Engine(model, bank, settings, prompts=self._prompts)
         self._encoding = _PromptThread(self._prompts)
         self._ahead = min(round(options.buffer_ms / 1000 * sample_rate), tape.capacity)
         self._frame_ms = 1000 * self._engine.hop / sample_rate
         self._step_ms: deque[float] = deque(maxlen=_TIMED_FRAMES)
         self._next_status = 0.0
+        trial = self._try_threads() if options.threads is None else ThreadTrial(options.threads, {})
         real_time_factor = self._warm_up()
         gc.collect()
         gc.freeze()  # what is loaded stays; collections look at the young only
@@ -133,6 +138,9 @@ class _Worker:
                 "periods": self._engine.bank.period.tolist(),
                 "layers": decoder.layers,
                 "device": str(options.device),
+                "threads": trial.threads,
+                "thread_trial": {str(threads): ms for threads, ms in trial.frame_ms.items()},
+                "precision": options.precision,
                 "defaults": {
                     "/temperature": settings.sampling.temperature,
                     "/top_k": settings.sampling.top_k,
@@ -144,6 +152,13 @@ class _Worker:
                 "real_time_factor": real_time_factor,
             }
         )
+
+    def _try_threads(self) -> ThreadTrial:
+        """Play a little into nowhere with several numbers of threads, and go on with the quickest."""
+        start = self._engine.copy_state()
+        trial = try_threads(self._engine.advance, torch.set_num_threads, thread_counts())
+        self._engine.restore_state(start)
+        return trial
 
     def _warm_up(self) -> float:
         """Play a little into nowhere, so that the first real frame is as quick as the others; answer the speed."""

@@ -32,7 +32,10 @@ _SINKS = ("auto", "soundcard", "jack", "null")
 
 @dataclass(frozen=True)
 class PlayOptions:
-    """What a performance starts with. Ports 0 take any free one; `buffer_ms` is the music written ahead of the ear."""
+    """What a performance starts with. Ports 0 take any free one; `buffer_ms` is the music written ahead of the ear.
+
+    `threads` None lets the engine try how many are quickest; `precision` is how it keeps the weights that a step reads.
+    """
 
     checkpoint: Path
     bank: Path | None = None
@@ -47,6 +50,8 @@ class PlayOptions:
     device: str | int | None = None
     buffer_ms: float = 240.0
     trust_pickle: bool = False
+    threads: int | None = 1
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         """Raises StartError or ControlError for what can be known to be wrong before anything is loaded."""
@@ -66,6 +71,8 @@ class PlayOptions:
             "prompt": self.prompt,
             "seed": self.seed,
             "buffer_ms": self.buffer_ms,
+            "threads": self.threads,
+            "precision": self.precision,
         }
 
 
