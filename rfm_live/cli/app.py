@@ -135,6 +135,7 @@ def doctor(
     checkpoint: Checkpoint = EMBEDDED,
     bank: Bank = None,
     buffer: Annotated[float, typer.Option(help="milliseconds of buffer to judge, as `play` takes them")] = 240.0,
+    precision: Precision = "fp32",
     trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
 ) -> None:
@@ -142,7 +143,7 @@ def doctor(
     from rfm_live.cli.doctor import run_doctor
 
     with one_line_errors():
-        run_doctor(checkpoint, bank, buffer, trust_pickle, as_json)
+        run_doctor(checkpoint, bank, buffer, trust_pickle, as_json, precision)
 
 
 @app.command()
