@@ -96,7 +96,7 @@ def run_learn(options: LearnOptions) -> None:
 
     settings, listening = _settings(options)
     torch.set_num_threads(1)
-    began = time.monotonic()
+    began, began_work = time.monotonic(), time.process_time()
     model = load_checkpoint(folder, learning_device(), trust_pickle=options.trust_pickle)
     collection = source.collect()
     place = cache / "activations" / _hash(model.sha256, source.identity)
@@ -115,7 +115,12 @@ def run_learn(options: LearnOptions) -> None:
             ears = ears_for(model, collection, store, learned, bank, options.meter)
             bank = calibrated(model, bank, ears, listening, report)
     save_bank(bank, out)
-    _tell(bank, eigen_spectra(store, learned, settings), store, _End(out, time.monotonic() - began, options))
+    _tell(
+        bank,
+        eigen_spectra(store, learned, settings),
+        store,
+        _End(out, time.monotonic() - began, time.process_time() - began_work, options),
+    )
 
 
 def _settings(options: LearnOptions) -> "tuple[LearningSettings, Listening | None]":
@@ -203,10 +208,11 @@ def _tell_problems(store: "ActivationStore") -> None:
 
 @dataclass(frozen=True)
 class _End:
-    """Where the bank was written to, how long it took, and what was asked for."""
+    """Where the bank was written to, how long that took by the clock and on the processor, and what was asked for."""
 
     out: Path
     seconds: float
+    processor_seconds: float
     options: LearnOptions
 
 
@@ -225,7 +231,12 @@ def _tell(bank: "ConceptBank", spectra: "dict[str, EigenSpectrum]", store: "Acti
     }
     if options.as_json:
         problems = [str(problem) for problem in store.problems]
-        whole: dict[str, Any] = {"file": str(out), "seconds": round(seconds, 1), "clips": len(store.clips)}
+        whole: dict[str, Any] = {
+            "file": str(out),
+            "seconds": round(seconds, 1),
+            "processor_seconds": round(end.processor_seconds, 1),
+            "clips": len(store.clips),
+        }
         whole |= {"left_out": problems, **as_json(bank), "eigen_spectra": told}
         console.print(json.dumps(whole, indent=2), soft_wrap=True)
         return
@@ -237,7 +248,9 @@ def _tell(bank: "ConceptBank", spectra: "dict[str, EigenSpectrum]", store: "Acti
         )
         console.print(f"share of the top direction, and how many directions matter: {shares}", soft_wrap=True)
     console.print(
-        f"wrote {out}: {len(bank.names)} concepts from {len(store.clips)} clips in {seconds:.0f} s", soft_wrap=True
+        f"wrote {out}: {len(bank.names)} concepts from {len(store.clips)} clips in {seconds:.0f} s "
+        f"({end.processor_seconds:.0f} s of processor time)",
+        soft_wrap=True,
     )
     named = "" if options.checkpoint == EMBEDDED else f" --checkpoint {options.checkpoint}"
     console.print(f"play them: rfm-live play{named} --bank {out}", soft_wrap=True)

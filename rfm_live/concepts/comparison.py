@@ -34,6 +34,7 @@ from rfm_live.concepts.states import learning_device
 from rfm_live.concepts.syntheory import SETS, concept_set
 from rfm_live.concepts.syntheory_audio import Rendering, rendered_syntheory
 from rfm_live.concepts.targets import classes_of
+from rfm_live.errors import StartError
 from rfm_live.model.checkpoint import load_checkpoint
 from rfm_live.places import EMBEDDED, checkpoint_folder
 
@@ -48,6 +49,7 @@ LINEAR: dict[str, Probe] = {
 }
 METHODS = ("rfm", *LINEAR)
 RESAMPLES = 300
+CLIPS = 300
 _console = Console(highlight=False)
 
 
@@ -229,9 +231,19 @@ def _reporter(bar: Progress, title: str) -> Callable[[int, int], None]:
     return lambda done, count: bar.update(task, completed=done, total=count)
 
 
+def _wanted(text: str) -> tuple[str, int]:
+    """A set and how many of its clips. Raises StartError."""
+    name, _, clips = text.partition("=")
+    if clips and not clips.isdecimal():
+        raise StartError(f"'{text}' is no set, expected NAME or NAME=CLIPS")
+    return name, int(clips or CLIPS)
+
+
 def main(
-    sets: Annotated[list[str] | None, typer.Argument(help="sets of SynTheory; default: all seven")] = None,
-    per_class: Annotated[int, typer.Option(help="clips per class; of tempos eight times as many in all", min=4)] = 40,
+    sets: Annotated[
+        list[str] | None,
+        typer.Argument(help="sets of SynTheory, NAME or NAME=CLIPS; default: all seven, 300 clips each"),
+    ] = None,
     pooling: Annotated[list[str] | None, typer.Option(help="repeatable; default: all")] = None,
     method: Annotated[list[str] | None, typer.Option(help="repeatable; default: all")] = None,
     checkpoint: Annotated[str, typer.Option(help="embedded, a folder, or OWNER/NAME[@REVISION]")] = EMBEDDED,
@@ -244,24 +256,27 @@ def main(
     """Compare probes and poolings on held-out instruments."""
     torch.set_num_threads(1)
     model = load_checkpoint(checkpoint_folder(checkpoint), learning_device())
-    cells, leads, folder = [], [], cache.expanduser()
+    cells: list[Cell] = []
+    leads: list[Lead] = []
+    counts: dict[str, int] = {}
+    folder = cache.expanduser()
     with Progress(console=Console(stderr=True)) as bar:
-        for name in sets or [member.name for member in SETS]:
-            subset = per_class * (len(concept_set(name).classes) or 8)
-            collection = rendered_syntheory(
-                name, folder / "sound", Rendering(subset), _reporter(bar, f"{name}: rendering")
-            )
+        for name, clips in map(_wanted, sets or [member.name for member in SETS]):
+            told = _reporter(bar, f"{name}: rendering")
+            collection = rendered_syntheory(name, folder / "syntheory", Rendering(clips), told)
             place = folder / model.sha256[:12] / name
             store = compute_activations(model, collection, place, progress=_reporter(bar, f"{name}: reading"))
-            found, lead = compare_set(name, store, pooling or POOLINGS, method or METHODS)
-            cells += found
+            counts[name] = len(store.clips)
+            more, lead = compare_set(name, store, pooling or POOLINGS, method or METHODS)
+            cells += more
             leads += [] if lead is None else [lead]
     rows = as_table(cells, leads)
     if markdown is not None:
         markdown.write_text(as_markdown(rows) + "\n")
     if as_json:
-        told: dict[str, Any] = {"checkpoint_sha256": model.sha256, "clips_per_class": per_class}
-        print(json.dumps(told | {"cells": [asdict(cell) for cell in cells], "leads": [asdict(lead) for lead in leads]}))
+        found: dict[str, Any] = {"checkpoint_sha256": model.sha256, "clips": counts}
+        found |= {"cells": [asdict(cell) for cell in cells], "leads": [asdict(lead) for lead in leads]}
+        print(json.dumps(found))
         return
     table = Table(*rows[0])
     for row in rows[1:]:

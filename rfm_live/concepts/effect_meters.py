@@ -17,18 +17,17 @@ import numpy.typing as npt
 from rfm_live.concepts.clips import Samples
 from rfm_live.concepts.harmony import PITCH_CLASSES
 from rfm_live.concepts.meters import (
-    FRAME_SAMPLES,
-    SAMPLE_RATE_HZ,
     frame_levels_db,
     spectral_centroid_hz,
     strongest_pitch_class,
 )
+from rfm_live.concepts.music_analysis import QUALITIES, chords, key, onset_rate_hz
 from rfm_live.concepts.scores import auc
 
 CLEAR_AUC = 0.8
 """From here on a meter is said to hear a concept (or from 0.2 downwards)."""
 
-ONSET_RATE, CENTROID, FLUCTUATION = "onset rate", "spectral centroid", "level fluctuation"
+ONSET_RATE, CENTROID, FLUCTUATION, MINOR = "onset rate", "spectral centroid", "level fluctuation", "minor margin"
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,23 @@ def _dominances(samples: Samples) -> dict[str, float]:
     return {dominance_of(name): float(share) for name, share in zip(PITCH_CLASSES, shares, strict=True)}
 
 
-def _onset_rate(samples: Samples) -> dict[str, float]:
-    import librosa
+def chords_of(quality: str) -> str:
+    """The name of the meter of a chord quality: the share of sounding frames whose triad is of it."""
+    return f"{quality} chords"
 
-    onsets = librosa.onset.onset_detect(y=samples, sr=SAMPLE_RATE_HZ, hop_length=FRAME_SAMPLES, backtrack=False)
-    return {ONSET_RATE: len(onsets) * SAMPLE_RATE_HZ / max(len(samples), 1)}
+
+def _chord_shares(samples: Samples) -> dict[str, float]:
+    found = chords(samples)
+    return {chords_of(quality): found.share(quality) for quality in QUALITIES}
+
+
+def _minor_margin(samples: Samples) -> dict[str, float]:
+    found = key(samples)
+    return {MINOR: 0.0 if found is None else found.minor_margin}
+
+
+def _onset_rate(samples: Samples) -> dict[str, float]:
+    return {ONSET_RATE: onset_rate_hz(samples)}
 
 
 def _centroid(samples: Samples) -> dict[str, float]:
@@ -76,12 +87,14 @@ def _fluctuation(samples: Samples) -> dict[str, float]:
 SHARE = "share of frames"
 _Family = Callable[[Samples], dict[str, float]]
 METERS: dict[str, tuple[str, _Family]] = {
-    **{dominance_of(name): (SHARE, _dominances) for name in PITCH_CLASSES},
-    ONSET_RATE: ("onsets/s", _onset_rate),
     CENTROID: ("hz", _centroid),
+    ONSET_RATE: ("onsets/s", _onset_rate),
     FLUCTUATION: ("db", _fluctuation),
+    **{dominance_of(name): (SHARE, _dominances) for name in PITCH_CLASSES},
+    **{chords_of(quality): (SHARE, _chord_shares) for quality in QUALITIES},
+    MINOR: ("correlation", _minor_margin),
 }
-"""Unit and reader of every meter; a reader may read a whole family of them at once."""
+"""Unit and reader of every meter, the plainest first, which is taken among equals; a reader may read several."""
 
 
 def readings(samples: Samples) -> dict[str, float]:

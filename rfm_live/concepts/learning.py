@@ -22,9 +22,10 @@ from safetensors.numpy import load_file, save_file
 from rfm_live.concepts.activations import ActivationStore
 from rfm_live.concepts.clips import Clip, Collection, Progress, Samples, no_progress
 from rfm_live.concepts.directions import POOLINGS, ConceptDirections, learn_concept, points_of
-from rfm_live.concepts.effect_meters import METERS, Ear, dominance_of, fitting_ear, readings
+from rfm_live.concepts.effect_meters import METERS, ONSET_RATE, Ear, chords_of, dominance_of, fitting_ear, readings
 from rfm_live.concepts.geometry import EigenSpectrum, eigen_spectrum
 from rfm_live.concepts.harmony import PITCH_CLASSES
+from rfm_live.concepts.music_analysis import QUALITIES
 from rfm_live.concepts.probes import (
     DifferenceOfMeans,
     LeastSquares,
@@ -47,6 +48,12 @@ METHODS = ("rfm", "linear", "ridge", "logistic", "means", "random")
 _MOST_RFM_POINTS = 800
 _METER_CLIPS = 24
 _NORM_CLIPS = 16
+_KNOWN_METERS = {
+    **{f"note_{name}": dominance_of(name) for name in PITCH_CLASSES},
+    **{f"chord_{quality}": chords_of(quality) for quality in QUALITIES},
+    "tempo": ONSET_RATE,
+}
+"""Textbook concepts are heard by their own meters, however these fare on the clips."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -200,18 +207,17 @@ def ears_for(
 ) -> dict[str, Ear]:
     """What hears each concept: the meter `meter`, with "auto" the one that hears the clips' difference best.
 
-    Notes are always heard by the dominance of their pitch class; what no meter hears clearly, and everything with
+    Notes, chords and tempo are always heard by meters of their own; what no meter hears clearly, and everything with
     "probe", is read by the probe of the best block on the generated audio.
     """
     check_meter(meter)
     clips = {clip.name: clip for clip in collection.clips}
-    known = {f"note_{name}": dominance_of(name) for name in PITCH_CLASSES}
     read: dict[str, dict[str, float]] = {}
     ears = {}
     for index, concept in enumerate(learned.concepts):
         ear = None
         if meter != "probe":
-            wanted = known.get(concept.name) if meter == "auto" else meter
+            wanted = _KNOWN_METERS.get(concept.name) if meter == "auto" else meter
             chosen = [*_where(concept.is_with), *_where(~concept.is_with)]
             for place in chosen:
                 clip = store.clips[place].name
