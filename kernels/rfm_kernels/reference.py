@@ -50,17 +50,16 @@ class Site(IntEnum):
 def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[int, int]) -> tuple[Words, Words, Words, Words]:
     """Run ten Philox rounds on counter words, each an array of values below 2**32 (kept in uint64 for the products)."""
     word_bits, mask = np.uint64(32), np.uint64(WORD)
-    multipliers, key_steps = (np.array(pair, np.uint64)[:, None] for pair in (PHILOX_MULTIPLIERS, PHILOX_KEY_STEPS))
-    keys = np.array(key, np.uint64)[:, None]
-    even, odd = np.stack(counter[::2]), np.stack(counter[1::2])  # words 0 and 2, words 1 and 3: each [2, ...]
-    keys, multipliers, key_steps = (
-        array.reshape(2, *[1] * (even.ndim - 1)) for array in (keys, multipliers, key_steps)
-    )
+    multiplier_a, multiplier_b = np.uint64(PHILOX_MULTIPLIERS[0]), np.uint64(PHILOX_MULTIPLIERS[1])
+    c0, c1, c2, c3 = counter
+    key_a, key_b = key
     for _ in range(PHILOX_ROUNDS):
-        products = (even * multipliers)[::-1]  # word 2's comes first: the rows change places
-        even, odd = (products >> word_bits) ^ odd ^ keys, products & mask
-        keys = (keys + key_steps) & mask
-    return even[0], odd[0], even[1], odd[1]
+        product_a, product_b = c0 * multiplier_a, c2 * multiplier_b
+        c0 = (product_b >> word_bits) ^ c1 ^ np.uint64(key_a)
+        c2 = (product_a >> word_bits) ^ c3 ^ np.uint64(key_b)
+        c1, c3 = product_b & mask, product_a & mask
+        key_a, key_b = (key_a + PHILOX_KEY_STEPS[0]) & WORD, (key_b + PHILOX_KEY_STEPS[1]) & WORD
+    return c0, c1, c2, c3
 
 
 def philox_uniform(seed: int, offsets: npt.NDArray[np.int64] | npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:

@@ -6,7 +6,7 @@ memory's bandwidth; BLAS is made for taller matrices, and which of its forms doe
 
 import warnings
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -80,14 +80,13 @@ class _Half:
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = torch.ops.quantized.linear_prepack_fp16(weight, None)
-        self._multiply = torch.ops.quantized.linear_dynamic_fp16.default
+        self._multiply = _bare(torch.ops.quantized.linear_dynamic_fp16.default)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        product: Tensor = self._multiply(rows, self._weight)
-        return product
+        return self._multiply(rows, self._weight)
 
     def added(self, h: Tensor, rows: Tensor) -> Tensor:
-        return self(rows).add_(h)
+        return self._multiply(rows, self._weight).add_(h)
 
 
 class _Int8:
@@ -100,14 +99,19 @@ class _Int8:
             warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)  # deprecated, not yet replaced
             rounded = torch.quantize_per_channel(weight, most / 127.0, zeros, 0, torch.qint8)
         self._weight = torch.ops.quantized.linear_prepack(rounded, None)
-        self._multiply = torch.ops.quantized.linear_dynamic.default
+        self._multiply = _bare(torch.ops.quantized.linear_dynamic.default)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        product: Tensor = self._multiply(rows, self._weight)
-        return product
+        return self._multiply(rows, self._weight)
 
     def added(self, h: Tensor, rows: Tensor) -> Tensor:
-        return self(rows).add_(h)
+        return self._multiply(rows, self._weight).add_(h)
+
+
+def _bare(operator: Any) -> Callable[..., Tensor]:
+    """The operator without torch's check of packed weights for fake ones, which takes as long as a small product."""
+    bare: Callable[..., Tensor] = getattr(operator, "_op", operator)
+    return bare
 
 
 _FORMS: dict[str, Callable[[Tensor], Product]] = {"fp32": _exact, "fp16": _half, "int8": _Int8}
