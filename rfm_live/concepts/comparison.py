@@ -187,6 +187,8 @@ def compare_set(
     """The cells of one set, and RFM's lead over the linear probe where both are asked for."""
     task = Task.of(store.labels(concept_set(set_name).label), store.groups)
     draws, targets, cells, lead = resampled(task), task.targets[task.is_test], [], None
+    if not is_binary(targets):
+        methods = [method for method in methods if method != "logistic"]  # which knows classes only
     for pooling in poolings:
         read = read_test(store, task, pooling, methods)
         found = {method: scores_of(readings, targets, draws) for method, (_, readings) in read.items()}
