@@ -30,7 +30,7 @@ from rfm_live.concepts.pooling import AttentionTraining, learn_attention
 from rfm_live.concepts.probes import DifferenceOfMeans, LeastSquares, Logistic, Probe, Ridge
 from rfm_live.concepts.scores import is_binary, r_squared, score
 from rfm_live.concepts.splits import hold_out
-from rfm_live.concepts.states import learning_device
+from rfm_live.concepts.states import Reading, learning_device
 from rfm_live.concepts.syntheory import SETS, concept_set
 from rfm_live.concepts.syntheory_audio import Rendering, rendered_syntheory
 from rfm_live.concepts.targets import classes_of
@@ -252,6 +252,7 @@ def main(
     cache: Annotated[Path, typer.Option(help="folder for sound and activations")] = Path(
         "~/.cache/rfm_live/comparison"
     ),
+    skipped_seconds: Annotated[float, typer.Option(help="of every clip, left out of mean and segments")] = 0.5,
     markdown: Annotated[Path | None, typer.Option(help="file for the table in markdown")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
 ) -> None:
@@ -267,7 +268,8 @@ def main(
             told = _reporter(bar, f"{name}: rendering")
             collection = rendered_syntheory(name, folder / "syntheory", Rendering(clips), told)
             place = folder / model.sha256[:12] / name
-            store = compute_activations(model, collection, place, progress=_reporter(bar, f"{name}: reading"))
+            told = _reporter(bar, f"{name}: reading")
+            store = compute_activations(model, collection, place, Reading(skipped_seconds=skipped_seconds), told)
             counts[name] = len(store.clips)
             more, lead = compare_set(name, store, pooling or POOLINGS, method or METHODS)
             cells += more
