@@ -50,6 +50,9 @@ def test_render_writes_the_same_samples_twice_and_others_once_a_knob_turns(tmp_p
         (("-o", "no/where.wav"), "does not exist"),
         (("--checkpoint", "nowhere"), "holds no config.json"),
         (("--precision", "fp8"), "expected one of fp32, fp16, int8"),
+        (("--compute", "tpu"), "expected cpu, cuda, cuda:N or mps"),
+        (("--compute", "meta"), "expected cpu, cuda, cuda:N or mps"),
+        (("--compute", "cuda:99"), "but torch sees"),
     ],
 )
 def test_a_wrong_render_ends_with_one_line_and_code_2(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:

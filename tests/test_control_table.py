@@ -116,7 +116,8 @@ def test_repeated_concept_names_are_refused() -> None:
             "/concept/tempo/schedule_points",
             ("0:2",),
             "out of range",
-            "/concept/tempo/schedule_points is '0:2', expected text such as '0:0 2.5:1', at most 500 characters, seconds 0..999, shares 0..1",
+            "/concept/tempo/schedule_points is '0:2', expected text such as '0:0 2.5:1', at most 500 characters, "
+            "seconds 0..999, shares 0..1",
         ),
         ("/panic", ("now",), "wrong type", "/panic is 'now', expected a number"),
     ],

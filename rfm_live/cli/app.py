@@ -27,6 +27,7 @@ Precision = Annotated[
         help="how a step's weights are kept on a CPU: fp32 is exact; fp16 and int8 round them, and read fewer bytes"
     ),
 ]
+Compute = Annotated[str, typer.Option(help="where the model computes: cpu, cuda, cuda:N or mps")]
 Seed = Annotated[int, typer.Option(help="names the music: same seed and knobs, same samples", min=0)]
 
 
@@ -70,6 +71,7 @@ def play(
         str, typer.Option(help='threads that a step runs on; "auto" tries how many are quickest here')
     ] = "1",
     precision: Precision = "fp32",
+    compute: Compute = "cpu",
 ) -> None:
     """Play without end; steer over OSC or in the browser. Ctrl-C ends it."""
     from rfm_live.cli.play import run_play
@@ -91,6 +93,7 @@ def play(
             trust_pickle,
             threads,
             precision,
+            compute,
         )
 
 
@@ -110,12 +113,13 @@ def render(
     bank: Bank = None,
     trust_pickle: TrustPickle = False,
     precision: Precision = "fp32",
+    compute: Compute = "cpu",
 ) -> None:
     """Render a piece into a file: the same engine without clock or devices."""
     from rfm_live.cli.render import run_render
 
     with one_line_errors():
-        run_render(prompt, seconds, seed, set_ or [], output, checkpoint, bank, trust_pickle, precision)
+        run_render(prompt, seconds, seed, set_ or [], output, checkpoint, bank, trust_pickle, precision, compute)
 
 
 @app.command()

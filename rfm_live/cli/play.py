@@ -30,6 +30,7 @@ def run_play(
     trust_pickle: bool,
     threads: str,
     precision: str,
+    compute: str,
 ) -> None:
     """Play until Ctrl-C or SIGTERM. Raises StartError when it cannot begin."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -50,6 +51,7 @@ def run_play(
         trust_pickle=trust_pickle,
         threads=read_threads(threads),
         precision=precision,
+        compute=compute,
     )
     console.print(f"rfm_live: loading {checkpoint} ...")
     asyncio.run(_perform(options, checkpoint))

@@ -64,12 +64,13 @@ def run_render(
     bank: str | None,
     trust_pickle: bool,
     precision: str,
+    compute: str,
 ) -> None:
     """Render `seconds` of music into `output`.
 
     Raises:
-        StartError: a length, file name or precision that cannot be; ControlError: a wrong setting; CheckpointError;
-        BankError.
+        StartError: a length, file name, device or precision that cannot be; ControlError: a wrong setting;
+        CheckpointError; BankError.
     """
     check_output(seconds, output)
     parsed = [parse_setting(text) for text in settings]
@@ -83,12 +84,13 @@ def run_render(
     import torch
 
     from rfm_live.engine.defaults import default_settings
+    from rfm_live.engine.opening import compute_device
     from rfm_live.engine.player import Engine
     from rfm_live.model.checkpoint import load_checkpoint
     from rfm_live.steering.bank import load_bank
 
     torch.set_num_threads(1)
-    model = load_checkpoint(folder, trust_pickle=trust_pickle)
+    model = load_checkpoint(folder, compute_device(compute), trust_pickle=trust_pickle)
     decoder = model.config.decoder
     concepts = None if bank_path is None else load_bank(bank_path, decoder.layers, decoder.width, model.sha256)
     table = ControlTable(() if concepts is None else concepts.names)

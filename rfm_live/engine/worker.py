@@ -31,6 +31,7 @@ import msgpack
 import torch
 
 from rfm_live.engine.defaults import default_settings
+from rfm_live.engine.opening import compute_device
 from rfm_live.engine.player import Engine, check_prompt
 from rfm_live.engine.prompts import Prompts
 from rfm_live.engine.stream import PromptStates
@@ -108,7 +109,7 @@ class _Worker:
         self._conn, self._tape = conn, tape
         torch.set_num_threads(options.threads or 1)
         self._model = model = load_checkpoint(
-            Path(options.checkpoint), device=options.device, trust_pickle=options.trust_pickle
+            Path(options.checkpoint), device=compute_device(options.device), trust_pickle=options.trust_pickle
         )
         decoder, sample_rate = model.decoder.config, model.config.sample_rate
         if tape.sample_rate != sample_rate:

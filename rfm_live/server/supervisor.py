@@ -34,7 +34,8 @@ _SINKS = ("auto", "soundcard", "jack", "null")
 class PlayOptions:
     """What a performance starts with. Ports 0 take any free one; `buffer_ms` is the music written ahead of the ear.
 
-    `threads` None lets the engine try how many are quickest; `precision` is how it keeps the weights that a step reads.
+    `threads` None lets the engine try how many are quickest; `precision` is how it keeps the weights that a step reads,
+    `compute` the torch device that it runs on.
     """
 
     checkpoint: Path
@@ -52,6 +53,7 @@ class PlayOptions:
     trust_pickle: bool = False
     threads: int | None = 1
     precision: str = "fp32"
+    compute: str = "cpu"
 
     def __post_init__(self) -> None:
         """Raises StartError or ControlError for what can be known to be wrong before anything is loaded."""
@@ -73,6 +75,7 @@ class PlayOptions:
             "buffer_ms": self.buffer_ms,
             "threads": self.threads,
             "precision": self.precision,
+            "device": self.compute,
         }
 
 
