@@ -13,6 +13,7 @@ from rfm_live.concepts.geometry import pairwise_cosines
 from rfm_live.concepts.learning import METHODS, LearningSettings, eigen_spectra, learn_directions
 from rfm_live.concepts.probes import DifferenceOfMeans
 from rfm_live.concepts.shards import Shard, write_shard
+from rfm_live.concepts.splits import Split
 from rfm_live.concepts.states import Reading
 from rfm_live.concepts.targets import Concept, classes_of, concepts_of
 from rfm_live.errors import ClipError, StartError
@@ -67,7 +68,7 @@ def test_every_method_and_pooling_finds_the_planted_axis(
 def test_scores_are_those_of_scikit_learn_on_the_groups_held_out(two_classes: ActivationStore) -> None:
     (concept,) = concepts_of(two_classes.labels("x"), "dark")
     is_held = np.array([group in ("g0", "g3") for group in two_classes.groups])
-    found = learn_concept(two_classes, concept, DifferenceOfMeans(), "mean", is_held)
+    found = learn_concept(two_classes, concept, DifferenceOfMeans(), "mean", Split(~is_held, is_held))
     for layer in range(LAYERS):
         rows = two_classes.layer("mean", layer)
         train, held = rows[~is_held], rows[is_held]
@@ -105,13 +106,13 @@ def test_each_class_gets_a_concept_against_the_rest(tmp_path: Path) -> None:
 def test_no_group_is_on_both_sides(two_classes: ActivationStore) -> None:
     learned = learn_directions(two_classes, "x", "dark", LearningSettings("means"))
     groups = np.asarray(two_classes.groups)
-    assert 0 < learned.is_held.mean() < 0.5
-    assert not set(groups[learned.is_held]) & set(groups[~learned.is_held])
+    assert 0 < learned.split.is_held.mean() < 0.5
+    assert not set(groups[learned.split.is_held]) & set(groups[~learned.split.is_held])
 
 
 def test_a_bound_keeps_half_of_the_points_for_the_rarer_side(two_classes: ActivationStore) -> None:
     rare = Concept("rare", np.asarray([1.0] * 12 + [0.0] * 68))
-    nothing_held = np.zeros(80, np.bool_)
+    nothing_held = Split(np.ones(80, np.bool_), np.zeros(80, np.bool_))
     points = points_of(two_classes, 0, "segments", rare, nothing_held, most=60)
     assert len(points.x) == 60 and points.is_with.sum() == 30
     points = points_of(two_classes, 0, "mean", rare, nothing_held, most=60)
@@ -171,8 +172,24 @@ def test_an_unknown_method_or_pooling_is_refused(method: str, pooling: str) -> N
         LearningSettings(method, pooling)
 
 
-def test_one_source_per_class_cannot_be_held_out(tmp_path: Path) -> None:
+def test_two_recordings_are_learned_from_their_first_parts_and_the_gap_is_seen_by_nobody(tmp_path: Path) -> None:
+    """Clips 0 and 1 belong to g0, 2 and 3 to g1: a class of 8 clips each."""
+    labels: list[Label] = [1.0, 1.0, 0.0, 0.0] * 4
+    store = planted(tmp_path, labels, {1.0: axes(1)[0], 0.0: -axes(1)[0]}, groups=2)
+    learned = learn_directions(store, "x", "dark", LearningSettings("means"))
+    assert learned.split.by_time == ("g0", "g1")
+    own = np.flatnonzero(np.asarray(labels) == 1.0)
+    assert own[learned.split.is_train[own]].tolist() == own[:5].tolist()
+    assert own[learned.split.is_held[own]].tolist() == own[6:].tolist()
+    assert learned.directions[0].scores[1] == 1.0 and learned.directions[0].vectors[1] @ axes(1)[0] > 0.9
+    seen = points_of(store, 1, "mean", learned.concepts[0], learned.split)
+    assert (len(seen.x), len(seen.held)) == (10, 4)
+    gap = store.layer("mean", 1)[own[5]]
+    assert not any((row == gap).all() for row in np.concatenate([seen.x, seen.held]))
+
+
+def test_one_source_of_too_few_clips_cannot_be_held_out(tmp_path: Path) -> None:
     labels: list[Label] = [0.0, 1.0]
     store = planted(tmp_path, labels, {0.0: axes(1)[0], 1.0: -axes(1)[0]}, groups=1)
-    with pytest.raises(ClipError, match="expected 2 sources or more"):
+    with pytest.raises(ClipError, match="expected 2 sources or more, or 4 clips"):
         learn_directions(store, "x", "dark", LearningSettings("means"))

@@ -87,6 +87,18 @@ def test_classes_and_tables_are_learned_alike(folders: Path, tiny_path: Path, tm
     assert numbers.names == ("step",) and numbers.cards[0].score_kind == "r2"
 
 
+def test_one_recording_a_side_is_judged_by_its_end_and_says_so(tiny_path: Path, tmp_path: Path) -> None:
+    for side, hertz in (("high", 1000.0), ("low", 150.0)):
+        write(tmp_path / side / "long.wav", tone(hertz, 22.0))
+    shared = ["--name", "height", "--seeds", "0", "--method", "means", "--checkpoint", tiny_path]
+    shared += ["--cache", tmp_path / "cache", "-o", tmp_path / "h.safetensors"]
+    result = here("learn", "--folders", tmp_path / "high", tmp_path / "low", *shared)
+    assert result.exit_code == 0, result.output
+    told = "judged by the last part of the only source of a class, one clip after what was learned: "
+    told += "'with/long.wav', 'without/long.wav'"
+    assert told in result.stdout and told in read_bank(tmp_path / "h.safetensors").cards[0].method
+
+
 OUT = ("-o", "x.safetensors")
 REFUSED = [
     ((), "learn from one of notes"),

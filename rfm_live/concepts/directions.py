@@ -14,10 +14,10 @@ import numpy.typing as npt
 from rfm_live.concepts.activations import ActivationStore
 from rfm_live.concepts.pooling import AttentionTraining, learn_attention
 from rfm_live.concepts.probes import Probe, learn_direction
+from rfm_live.concepts.splits import Mask, Split
 from rfm_live.concepts.targets import Concept
 
 Array = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
 
 POOLINGS = ("mean", "last", "segments", "attention")
 
@@ -59,37 +59,37 @@ class Points:
 
 
 def points_of(
-    store: ActivationStore, layer: int, pooling: str, concept: Concept, is_held: Mask, most: int | None = None
+    store: ActivationStore, layer: int, pooling: str, concept: Concept, split: Split, most: int | None = None
 ) -> Points:
-    """The points of `pooling` at block `layer`, of the clips that `is_held` [N] does not keep back.
+    """The points of `pooling` at block `layer`, of the clips that `split` lets learn from.
 
     `most` bounds them, for probes whose time grows with their cube: every point with the concept that fits into half of
     it, and others by chance.
     """
-    x, held, repeats = _pooled(store, layer, pooling, concept, is_held)
-    y, is_with = (np.repeat(values[~is_held], repeats) for values in (concept.targets, concept.is_with))
+    x, held, repeats = _pooled(store, layer, pooling, concept, split)
+    y, is_with = (np.repeat(values[split.is_train], repeats) for values in (concept.targets, concept.is_with))
     kept = _kept(is_with.astype(np.bool_), most)
     return Points(x[kept], y[kept].astype(np.float64), is_with[kept].astype(np.bool_), held)
 
 
 def _pooled(
-    store: ActivationStore, layer: int, pooling: str, concept: Concept, is_held: Mask
+    store: ActivationStore, layer: int, pooling: str, concept: Concept, split: Split
 ) -> tuple[Array, Array, int]:
     """Training points, held-out points, and how many training points there are to a clip."""
     if pooling in ("mean", "last"):
         rows = store.layer(pooling, layer)  # [N, D]
-        return rows[~is_held], rows[is_held], 1
+        return rows[split.is_train], rows[split.is_held], 1
     parts = store.layer("segments", layer)  # [N, S, D]
-    train, held = parts[~is_held], parts[is_held]
+    train, held = parts[split.is_train], parts[split.is_held]
     if pooling == "segments":
         return train.reshape(-1, train.shape[2]), held.mean(axis=1), train.shape[1]
-    attention = learn_attention(train, concept.targets[~is_held], AttentionTraining())
+    attention = learn_attention(train, concept.targets[split.is_train], AttentionTraining())
     first, second = (np.stack([attention.pool(clip) for clip in side]).astype(np.float32) for side in (train, held))
     return first, second, 1
 
 
 def learn_concept(
-    store: ActivationStore, concept: Concept, probe: Probe, pooling: str, is_held: Mask, most: int | None = None
+    store: ActivationStore, concept: Concept, probe: Probe, pooling: str, split: Split, most: int | None = None
 ) -> ConceptDirections:
     """Directions of `concept` at every block from its `points_of`, scored on the clips that are held out.
 
@@ -98,8 +98,8 @@ def learn_concept(
     """
     layers = []
     for layer in range(store.layers):
-        points = points_of(store, layer, pooling, concept, is_held, most)
-        found = learn_direction(probe, points.x, points.y, points.held, concept.targets[is_held])
+        points = points_of(store, layer, pooling, concept, split, most)
+        found = learn_direction(probe, points.x, points.y, points.held, concept.targets[split.is_held])
         projections = points.x @ found.vector
         own, other = projections[points.is_with], projections[~points.is_with]
         apart = np.linalg.norm(points.x[points.is_with].mean(axis=0) - points.x[~points.is_with].mean(axis=0))

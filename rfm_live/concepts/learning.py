@@ -36,7 +36,7 @@ from rfm_live.concepts.probes import (
     Ridge,
 )
 from rfm_live.concepts.shards import open_shard
-from rfm_live.concepts.splits import hold_out
+from rfm_live.concepts.splits import Mask, Split, split_clips
 from rfm_live.concepts.states import hidden_states, learning_device, read_points
 from rfm_live.concepts.targets import Concept, classes_of, concepts_of
 from rfm_live.errors import ClipError, StartError
@@ -54,8 +54,6 @@ _KNOWN_METERS = {
     "tempo": ONSET_RATE,
 }
 """Textbook concepts are heard by their own meters, however these fare on the clips."""
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -103,10 +101,10 @@ class LearningSettings:
 
 @dataclass(frozen=True)
 class Learned:
-    """What was learned: the concepts, which clips were held out [N], and the directions, concept by concept."""
+    """What was learned: the concepts, which clips were held out, and the directions, concept by concept."""
 
     concepts: list[Concept]
-    is_held: Mask
+    split: Split
     directions: list[ConceptDirections]
 
 
@@ -127,21 +125,21 @@ def learn_directions(
     """
     labels = store.labels(label)
     concepts = concepts_of(labels, name)
-    is_held = hold_out(store.groups, classes_of(labels), settings.held_share, settings.seed)
+    split = split_clips(store.groups, classes_of(labels), settings.held_share, settings.seed)
     directions = []
     for index, concept in enumerate(concepts):
-        file = None if cache is None else cache / f"{_identity(store, concept, is_held, settings)}.safetensors"
+        file = None if cache is None else cache / f"{_identity(store, concept, split, settings)}.safetensors"
         found = None if file is None else _read_directions(file)
         if found is None:
             try:
-                found = learn_concept(store, concept, settings.probe, settings.pooling, is_held, settings.most_points)
+                found = learn_concept(store, concept, settings.probe, settings.pooling, split, settings.most_points)
             except ValueError as error:
                 raise ClipError(f"concept '{concept.name}': {error}") from error
             if file is not None:
                 _write_directions(file, found)
         directions.append(found)
         progress(index + 1, len(concepts))
-    return Learned(concepts, is_held, directions)
+    return Learned(concepts, split, directions)
 
 
 def uncalibrated_bank(
@@ -160,9 +158,8 @@ def uncalibrated_bank(
         name: np.stack([getattr(directions, name) for directions in learned.directions])
         for name in ("scores", "mean", "spread", "other_mean", "other_spread")
     }
-    cards = [
-        ConceptCard(settings.told(), concept.score_kind, store.origin, store.licence) for concept in learned.concepts
-    ]
+    method = "; ".join(filter(None, (settings.told(), learned.split.told())))
+    cards = [ConceptCard(method, concept.score_kind, store.origin, store.licence) for concept in learned.concepts]
     return ConceptBank(
         names=tuple(concept.name for concept in learned.concepts),
         directions=np.stack([directions.vectors for directions in learned.directions]),
@@ -185,7 +182,7 @@ def eigen_spectra(store: ActivationStore, learned: Learned, settings: LearningSe
     spectra = {}
     for concept, directions in zip(learned.concepts, learned.directions, strict=True):
         layer = int(directions.scores.argmax())
-        points = points_of(store, layer, settings.pooling, concept, learned.is_held, settings.most_points)
+        points = points_of(store, layer, settings.pooling, concept, learned.split, settings.most_points)
         spectra[concept.name] = eigen_spectrum(probe.search(points.x.astype(np.float64), points.y).eigenvalues)
     return spectra
 
@@ -263,12 +260,12 @@ def _some(clips: Sequence[Clip], count: int) -> list[Clip]:
     return [clips[round(place)] for place in np.linspace(0, len(clips) - 1, min(len(clips), count))]
 
 
-def _identity(store: ActivationStore, concept: Concept, is_held: Mask, settings: LearningSettings) -> str:
+def _identity(store: ActivationStore, concept: Concept, split: Split, settings: LearningSettings) -> str:
     """A hash of everything that a concept's directions depend on."""
     made_of = [
         [open_shard(store.folder / shard).fingerprint for shard in store.shards],
         concept.targets.tolist(),
-        is_held.tolist(),
+        [split.is_train.tolist(), split.is_held.tolist()],
         asdict(settings),
     ]
     return sha256(json.dumps(made_of).encode()).hexdigest()

@@ -4,11 +4,38 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from rfm_live.errors import ClipError
+
+LEAST_ALONE = 4
+"""Clips that a class's only source must give to be held out by time: two to learn from, a gap, one to judge by."""
+_TOLD_SOURCES = 3
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which of N clips are learned from, `is_train` [N], and which are kept back to judge by, `is_held` [N].
+
+    A clip in neither is the gap between the two parts of a source in `by_time`, which had to be cut in two.
+    """
+
+    is_train: Mask
+    is_held: Mask
+    by_time: tuple[str, ...] = ()
+
+    def told(self) -> str:
+        """How the sources `by_time` were held out, for a concept's card and the report; empty where there are none."""
+        if not self.by_time:
+            return ""
+        named = ", ".join(f"'{source}'" for source in self.by_time[:_TOLD_SOURCES])
+        more = f" and {rest} more" if (rest := len(self.by_time) - _TOLD_SOURCES) > 0 else ""
+        return f"judged by the last part of the only source of a class, one clip after what was learned: {named}{more}"
 
 
 def balanced_subset(classes: Sequence[Hashable], groups: Sequence[str], count: int, seed: int = 0) -> list[int]:
@@ -49,9 +76,7 @@ def _in_turns(piles: list[list[int]]) -> Iterable[int]:
         yield from (pile[depth] for pile in piles if depth < len(pile))
 
 
-def hold_out(
-    groups: Sequence[str], classes: Sequence[Hashable], share: float = 0.25, seed: int = 0
-) -> npt.NDArray[np.bool_]:
+def hold_out(groups: Sequence[str], classes: Sequence[Hashable], share: float = 0.25, seed: int = 0) -> Mask:
     """Which of N clips to keep back [N]: whole `groups` [N], and of each of the `classes` [N] about `share` (0..1).
 
     Groups are taken in a shuffled order while each brings the held-out counts of the classes nearer to the share; then
@@ -77,6 +102,51 @@ def hold_out(
     if any(not own & held or own <= held for own in sources.values()):
         raise ClipError(f"{len(counts)} sources cannot be split so that every class is on both sides")
     return np.asarray([group in held for group in groups])
+
+
+def split_clips(groups: Sequence[str], classes: Sequence[Hashable], share: float = 0.25, seed: int = 0) -> Split:
+    """Hold out as `hold_out` does, but a source that a class has for its only one by time.
+
+    Of each class in such a source the first clips are learned from, one is left out, and about `share` of them at the
+    end are kept back. Clips of a source come in the order of their time.
+
+    Raises:
+        ClipError: a class has one source with fewer than LEAST_ALONE clips, or as `hold_out`.
+    """
+    by_time = _sources_alone(groups, classes)
+    is_train, is_held = np.zeros(len(groups), np.bool_), np.zeros(len(groups), np.bool_)
+    for source in by_time:
+        members: dict[Hashable, list[int]] = defaultdict(list)
+        for index, (group, name) in enumerate(zip(groups, classes, strict=True)):
+            if group == source:
+                members[name].append(index)
+        for name, own in members.items():
+            if len(own) < LEAST_ALONE:
+                raise ClipError(
+                    f"class {name!r} has {len(own)} clips of '{source}', the only source of a class, expected 2 sources"
+                    f" or more, or {LEAST_ALONE} clips"
+                )
+            held = max(1, round(share * len(own)))
+            is_train[own[: -held - 1]], is_held[own[-held:]] = True, True
+    whole = [index for index, group in enumerate(groups) if group not in by_time]
+    if whole:
+        is_held[whole] = hold_out([groups[index] for index in whole], [classes[index] for index in whole], share, seed)
+        is_train[whole] = ~is_held[whole]
+    return Split(is_train, is_held, tuple(by_time))
+
+
+def _sources_alone(groups: Sequence[str], classes: Sequence[Hashable]) -> list[str]:
+    """Sources, in order, without which every class has two others or none at all."""
+    found: set[str] = set()
+    while True:
+        sources: dict[Hashable, set[str]] = defaultdict(set)
+        for group, name in zip(groups, classes, strict=True):
+            if group not in found:
+                sources[name].add(group)
+        alone = {next(iter(own)) for own in sources.values() if len(own) == 1}
+        if not alone:
+            return sorted(found)
+        found |= alone
 
 
 def _greedy(
