@@ -204,6 +204,9 @@ def learn(
     workers: Annotated[int, typer.Option(help="read clips with so many Ray workers; 0: here", min=0)] = 0,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="bank to write; default: NAME.safetensors")] = None,
     force: Annotated[bool, typer.Option("--force", help="write over an existing bank")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="only measure a fraction and tell what time and memory it will take")
+    ] = False,
     as_json: AsJson = False,
     trust_pickle: TrustPickle = False,
 ) -> None:
@@ -233,6 +236,7 @@ def learn(
                 workers,
                 out,
                 force,
+                dry_run,
                 as_json,
             )
         )

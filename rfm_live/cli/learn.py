@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rfm_live.concepts.clips import Collection
     from rfm_live.concepts.geometry import EigenSpectrum
     from rfm_live.concepts.learning import LearningSettings
+    from rfm_live.concepts.syntheory_audio import RenderingPlan
     from rfm_live.model.checkpoint import MusicGen
     from rfm_live.steering.bank import ConceptBank
 
@@ -63,17 +64,22 @@ class LearnOptions:
     workers: int
     out: Path | None
     force: bool
+    dry_run: bool
     as_json: bool
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the clips come from; `label` is theirs, `name` what the concepts' names begin with."""
+    """Where the clips come from; `label` is theirs, `name` what the concepts' names begin with.
+
+    `plan` says what `collect` would render, where it does.
+    """
 
     label: str
     name: str
     collect: Callable[[], "Collection"]
     identity: str
+    plan: Callable[[], "RenderingPlan"] | None = None
 
 
 def run_learn(options: LearnOptions) -> None:
@@ -88,6 +94,9 @@ def run_learn(options: LearnOptions) -> None:
     check_target(out, options.force)
     folder = checkpoint_folder(options.checkpoint)
 
+    if options.dry_run and options.workers:
+        raise StartError(f"--dry-run foretells one process, --workers is {options.workers}, expected 0")
+
     import torch
 
     from rfm_live.concepts.states import learning_device
@@ -98,6 +107,11 @@ def run_learn(options: LearnOptions) -> None:
     torch.set_num_threads(1)
     began, began_work = time.monotonic(), time.process_time()
     model = load_checkpoint(folder, learning_device(), trust_pickle=options.trust_pickle)
+    if options.dry_run:
+        from rfm_live.cli.dry_run import tell_forecast
+
+        tell_forecast(model, source, settings, listening, began, options)
+        return
     collection = source.collect()
     place = cache / "activations" / _hash(model.sha256, source.identity)
     store = _activations(model, collection, place, options.workers)
@@ -172,7 +186,7 @@ def _syntheory(options: LearnOptions, cache: Path) -> Source:
     if what not in SET_CONCEPTS:
         raise StartError(f"'{what}' is no set of SynTheory, expected one of {', '.join(SET_CONCEPTS)}")
     from rfm_live.concepts.syntheory import concept_set
-    from rfm_live.concepts.syntheory_audio import Rendering, rendered_syntheory
+    from rfm_live.concepts.syntheory_audio import Rendering, plan_syntheory
     from rfm_live.concepts.syntheory_published import published_syntheory
 
     subset, published = options.subset or None, options.published
@@ -180,11 +194,17 @@ def _syntheory(options: LearnOptions, cache: Path) -> Source:
     def collect() -> "Collection":
         if published is not None:
             return published_syntheory(published, what, subset)
+        planned = plan()
         with progress_bar("rendering tracks") as report:
-            return rendered_syntheory(what, cache / "syntheory", Rendering(subset, options.seed, options.jobs), report)
+            planned.render(progress=report)
+        return planned.collection
+
+    def plan() -> "RenderingPlan":
+        return plan_syntheory(what, cache / "syntheory", Rendering(subset, options.seed, options.jobs))
 
     identity = f"syntheory {what} {published and published.absolute()} {subset} {options.seed}"
-    return Source(concept_set(what).label, options.name or SET_CONCEPTS[what], collect, identity)
+    name = options.name or SET_CONCEPTS[what]
+    return Source(concept_set(what).label, name, collect, identity, plan if published is None else None)
 
 
 def _activations(model: "MusicGen", collection: "Collection", folder: Path, workers: int) -> "ActivationStore":

@@ -67,6 +67,12 @@ class Heard:
         return replace(self, readings=self.readings[::-1], sounding=self.sounding[::-1])
 
 
+def trial_count(concepts: int, seeds: int) -> int:
+    """How many pieces with a knob turned a calibration plays: at every unit, then at KNOBS but 0 and the random one."""
+    tried = min(concepts, TRIED_CONCEPTS)
+    return tried * min(seeds, _UNIT_SEEDS) * 2 * len(UNITS) + concepts * seeds * len(KNOBS)
+
+
 class Trials:
     """A bank's knobs, tried on generated music in units of the class distance; tells `advance` of every trial."""
 
@@ -74,10 +80,8 @@ class Trials:
         self._bank = replace(bank, unit=np.full(len(bank.names), _TOP, np.float32))
         self._stage = Stage(model, with_controls(self._bank), listening.play)
         self._seeds, self._progress = listening.seeds, progress
-        tried = min(len(bank.names), TRIED_CONCEPTS)
         self._unit_seeds = self._seeds[:_UNIT_SEEDS]
-        per_unit, per_concept = len(self._unit_seeds) * 2 * len(UNITS), len(self._seeds) * len(KNOBS)
-        self._done, self._count = 0, per_unit * tried + per_concept * len(bank.names)
+        self._done, self._count = 0, trial_count(len(bank.names), len(self._seeds))
 
     def find_unit(self, names: Sequence[str], ears: Mapping[str, Ear]) -> float:
         """The smallest unit at which the contrast between the knob at 1 and at -1 reaches FULL, mean over `names`.

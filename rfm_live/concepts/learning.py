@@ -190,7 +190,7 @@ def eigen_spectra(store: ActivationStore, learned: Learned, settings: LearningSe
 def residual_norms(model: MusicGen, collection: Collection) -> npt.NDArray[np.float32]:
     """Mean length [L] of a frame's hidden state, over some of the clips."""
     norms = []
-    for clip in _some(collection.clips, _NORM_CLIPS):
+    for clip in norm_clips(collection):
         samples = clip.read(model.config.sample_rate)
         frames = len(samples) // model.config.hop
         with torch.inference_mode():
@@ -214,8 +214,8 @@ def ears_for(
     for index, concept in enumerate(learned.concepts):
         ear = None
         if meter != "probe":
-            wanted = _KNOWN_METERS.get(concept.name) if meter == "auto" else meter
-            chosen = [*_where(concept.is_with), *_where(~concept.is_with)]
+            wanted = wanted_meter(concept.name, meter)
+            chosen = meter_places(concept)
             for place in chosen:
                 clip = store.clips[place].name
                 if clip not in read:
@@ -223,6 +223,16 @@ def ears_for(
             ear = fitting_ear([read[store.clips[place].name] for place in chosen], concept.is_with[chosen], wanted)
         ears[concept.name] = ear or probe_ear(model, bank, index, store)
     return ears
+
+
+def wanted_meter(name: str, meter: str) -> str | None:
+    """The meter that must hear the concept `name`, or None where the clips decide; "probe" is none."""
+    return _KNOWN_METERS.get(name) if meter == "auto" else meter
+
+
+def meter_places(concept: Concept) -> list[int]:
+    """The places of the clips that decide which meter hears a concept."""
+    return [*_where(concept.is_with), *_where(~concept.is_with)]
 
 
 def check_meter(meter: str) -> None:
@@ -256,7 +266,13 @@ def _where(mask: Mask) -> list[int]:
     ]
 
 
-def _some(clips: Sequence[Clip], count: int) -> list[Clip]:
+def norm_clips(collection: Collection) -> list[Clip]:
+    """The clips whose `residual_norms` are taken."""
+    return some_of(collection.clips, _NORM_CLIPS)
+
+
+def some_of(clips: Sequence[Clip], count: int) -> list[Clip]:
+    """At most `count` of the clips, evenly spread."""
     return [clips[round(place)] for place in np.linspace(0, len(clips) - 1, min(len(clips), count))]
 
 

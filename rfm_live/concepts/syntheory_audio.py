@@ -7,7 +7,7 @@ whole, so a rendering that was killed goes on where it was. The soundfont stays 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from hashlib import sha256
@@ -48,12 +48,33 @@ class Rendering:
 DEFAULT_RENDERING = Rendering()
 
 
-def rendered_syntheory(
-    set_name: str, cache: Path, rendering: Rendering = DEFAULT_RENDERING, progress: Progress = no_progress
-) -> Collection:
-    """The clips of a set, after rendering those of its tracks that are missing in `cache`.
+@dataclass(frozen=True)
+class RenderingPlan:
+    """What is to be rendered: the `tracks` by file, `jobs` at a time, for the `collection` of clips.
 
-    `progress` counts tracks. Clips of notes below or above the soundfont's keys are silent and turn out so when read.
+    `file_of` says which track a clip, by its name, is a part of.
+    """
+
+    collection: Collection
+    file_of: Mapping[str, Path]
+    tracks: Mapping[Path, Track]
+    soundfont: Path
+    jobs: int
+
+    def missing(self) -> dict[Path, Track]:
+        """The tracks that are not in the cache."""
+        return {file: track for file, track in self.tracks.items() if not file.exists()}
+
+    def render(self, files: Iterable[Path] | None = None, progress: Progress = no_progress) -> None:
+        """Render what is missing of `files`, or of all. Raises `ClipError` where a file cannot be written."""
+        wanted = self.tracks if files is None else {file: self.tracks[file] for file in files}
+        _render_missing(wanted, self.soundfont, self.jobs, progress)
+
+
+def plan_syntheory(set_name: str, cache: Path, rendering: Rendering = DEFAULT_RENDERING) -> RenderingPlan:
+    """The clips of a set and the tracks in `cache` that they are parts of; renders nothing.
+
+    Clips of notes below or above the soundfont's keys are silent and turn out so when read.
 
     Raises:
         ClipError: there is no such set, or the subset cannot be had.
@@ -65,19 +86,31 @@ def rendered_syntheory(
     version = sha256(soundfont.read_bytes()).hexdigest()[:8]
     folder = cache / f"{soundfont.stem}-{version}" / set_name
     tracks = {folder / f"{excerpt.track_name}.flac": excerpt.track for excerpt in excerpts}
-    _render_missing(tracks, soundfont, rendering.jobs, progress)
+    file_of = {f"{set_name}/{excerpt.name}": folder / f"{excerpt.track_name}.flac" for excerpt in excerpts}
     clips = tuple(
         Clip(
-            f"{set_name}/{excerpt.name}",
+            name,
             excerpt.instrument,
             {member.label: member.label_value(excerpt.label)},
             CLIP_SECONDS,
-            SoundFile(folder / f"{excerpt.track_name}.flac", excerpt.start_seconds, CLIP_SECONDS, PEAK),
+            SoundFile(file, excerpt.start_seconds, CLIP_SECONDS, PEAK),
         )
-        for excerpt in excerpts
+        for excerpt, (name, file) in zip(excerpts, file_of.items(), strict=True)
     )
     origin = f"SynTheory's {set_name}, rendered with FluidSynth and {soundfont.name} ({version})"
-    return Collection(clips, (), origin, LICENCE)
+    return RenderingPlan(Collection(clips, (), origin, LICENCE), file_of, tracks, soundfont, rendering.jobs)
+
+
+def rendered_syntheory(
+    set_name: str, cache: Path, rendering: Rendering = DEFAULT_RENDERING, progress: Progress = no_progress
+) -> Collection:
+    """The clips of a set, after rendering those of its tracks that are missing in `cache`.
+
+    `progress` counts tracks. Raises as `plan_syntheory` and `RenderingPlan.render`.
+    """
+    plan = plan_syntheory(set_name, cache, rendering)
+    plan.render(progress=progress)
+    return plan.collection
 
 
 def chosen_excerpts(excerpts: Sequence[Excerpt], subset: int | None) -> list[Excerpt]:
