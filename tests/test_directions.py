@@ -153,6 +153,8 @@ def test_a_machine_tells_how_many_directions_matter(two_classes: ActivationStore
         ([1.0, 1.0], "dark", "all 2 clips have the label 1.0"),
         (["a", 1.0], "dark", "texts and numbers"),
         (["a", "b"], "Dark", "'Dark_a'"),
+        (["a", "暗い"], "mood", "class '暗い' has no letter a..z and no digit"),
+        (["A b", "a-B"], "mood", "classes 'A b' and 'a-B' would both be 'mood_a_b'"),
         ([0.0, 1.0], "2dark", "'2dark'"),
     ],
 )

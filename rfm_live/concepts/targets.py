@@ -42,7 +42,7 @@ def concepts_of(labels: Sequence[Label], name: str) -> list[Concept]:
     """The concepts of N `labels`: texts give NAME_CLASS for every class, numbers give NAME.
 
     Raises:
-        ClipError: all labels are the same, texts and numbers are mixed, or a name cannot be an address.
+        ClipError: all labels are the same, texts and numbers are mixed, a name cannot be an address, or two are one.
     """
     if len(distinct := list(dict.fromkeys(labels))) < 2:
         raise ClipError(f"all {len(labels)} clips have the label {distinct[0]!r}, expected two classes or more")
@@ -50,10 +50,9 @@ def concepts_of(labels: Sequence[Label], name: str) -> list[Concept]:
         return [Concept(_checked(name), np.asarray(labels, np.float64))]
     if not all(isinstance(label, str) for label in labels):
         raise ClipError(f"labels of '{name}' are texts and numbers, expected one of both")
-    classes = sorted(str(label) for label in distinct)
+    named = _concept_names(sorted(str(label) for label in distinct), name)
     return [
-        Concept(_checked(f"{name}_{_spelled(one)}"), np.asarray([label == one for label in labels], np.float64))
-        for one in classes
+        Concept(concept, np.asarray([label == one for label in labels], np.float64)) for concept, one in named.items()
     ]
 
 
@@ -64,6 +63,19 @@ def classes_of(labels: Sequence[Label]) -> list[Label]:
     values = np.asarray(labels, np.float64)
     edges = np.quantile(values, np.linspace(0.0, 1.0, BINS + 1)[1:-1])
     return [float(place) for place in np.searchsorted(edges, values, side="right")]
+
+
+def _concept_names(classes: Sequence[str], name: str) -> dict[str, str]:
+    """Every class by the name of its concept. Raises `ClipError`."""
+    named: dict[str, str] = {}
+    for one in classes:
+        if not (spelled := _spelled(one)):
+            raise ClipError(f"class {one!r} has no letter a..z and no digit, expected one to call its concept by")
+        concept = _checked(f"{name}_{spelled}")
+        if concept in named:
+            raise ClipError(f"classes {named[concept]!r} and {one!r} would both be '{concept}', expected names apart")
+        named[concept] = one
+    return named
 
 
 def _spelled(label: str) -> str:
