@@ -125,7 +125,40 @@ REFUSED = [
     (("--folders", "high", "low", "--name", "x", "-o", "taken.safetensors"), "--force writes over it"),
     (("--folders", "high", "low", "--name", "x", "--checkpoint", "nowhere/else"), "nowhere/else"),
     (("notes", "--published", "high"), "high"),
+    (("--folders", "high", "loud", "--name", "x"), "overdriven: "),
+    (("--folders", "high", "spoiled", "--name", "x"), "samples are NaN or infinite"),
+    (
+        ("--folders", "high", "brief", "--name", "x"),
+        "brief' holds no usable sound file (1 tried); without/a.wav: too short",
+    ),
+    (("--folders", "high", "corrupt", "--name", "x"), "without/a.flac: cannot be read"),
+    (("--folders", "high", "phone", "--name", "x"), ".m4a files are not read, convert it"),
+    (("--folders", "high", "good.csv", "--name", "x"), "'good.csv' cannot be read: not a directory"),
+    (("--folders", "high", "high/deeper", "--name", "x"), "hold the same files"),
+    (("--classes", "lonely"), "holds 1 folders, expected one for each of 2 classes or more"),
+    (("--classes", "nowhere"), "'nowhere' cannot be read"),
+    (("--csv", "bytes.csv", "--label", "mood"), "is not UTF-8"),
+    (("--csv", "nobody.csv", "--label", "mood"), "the table has no rows"),
+    (("--csv", "gone.csv", "--label", "mood"), "no usable sound file (1 tried); gone.wav: does not exist"),
+    (("--csv", "same.csv", "--label", "mood"), "all 2 clips have the label 'dark', expected two classes"),
+    (("--csv", "odd.csv", "--label", "mood"), "class '暗い' has no letter a..z"),
+    (("--csv", "spelled.csv", "--label", "bpm"), "row 2 has the bpm '12O', expected a number"),
+    (("notes", "--subset", "1000000"), "subset is 1000000, expected 1.."),
+    (("--folders", "high", "low", "--name", "x", "--cache", "good.csv"), "activations 'good.csv/"),
+    (("--folders", "high", "low", "--name", "x", "--checkpoint", "corrupt"), "corrupt"),
+    (("--folders", "high", "low", "--name", "x", "--dry-run", "--workers", "2"), "--workers is 2, expected 0"),
+    (("--folders", "high", "single", "--name", "x", "--dry-run"), "expected 2 sources or more"),
 ]
+
+
+_TWO = "path,{}\nhigh/tone_1000.wav,{}\nlow/tone_150.wav,{}\n"
+TABLES = {
+    "nobody.csv": "path,mood\n",
+    "gone.csv": "path,mood\ngone.wav,dark\n",
+    "same.csv": _TWO.format("mood", "dark", "dark"),
+    "odd.csv": _TWO.format("mood", "dark", "暗い"),
+    "spelled.csv": _TWO.format("bpm", 90, "12O") + "low/tone_155.wav,100\n",
+}
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +170,16 @@ def workplace(folders: Path) -> Path:
     write(folders / "silent" / "a.wav", np.zeros(32_000, np.float32))
     write(folders / "single" / "a.wav", tone(300.0, 1.0))
     (folders / "taken.safetensors").write_bytes(b"")
+    write(folders / "loud" / "a.wav", np.clip(20.0 * tone(440.0, 1.0), -1.0, 1.0))
+    write(folders / "spoiled" / "a.wav", np.full(32_000, np.nan), subtype="FLOAT")
+    write(folders / "brief" / "a.wav", tone(440.0, 0.2))
+    for file in ("corrupt/a.flac", "phone/a.m4a"):
+        (folders / file).parent.mkdir()
+        (folders / file).write_bytes(b"no sound")
+    write(folders / "lonely" / "only" / "a.wav", tone(440.0, 1.0))
+    (folders / "bytes.csv").write_bytes(b"path,mood\n\xff\xfe,x\n")
+    for name, rows in TABLES.items():
+        (folders / name).write_text(rows)
     return folders
 
 
@@ -147,7 +190,8 @@ def test_what_cannot_be_learned_ends_in_one_line(
     monkeypatch.chdir(workplace)
     chosen = () if "--checkpoint" in arguments else ("--checkpoint", str(tiny_path))
     seeds = () if "--seeds" in arguments else ("--seeds", "0")
-    result = here("learn", *arguments, *chosen, *seeds, "--cache", "cache", *(() if "-o" in arguments else OUT))
+    cache = () if "--cache" in arguments else ("--cache", "cache")
+    result = here("learn", *arguments, *chosen, *seeds, *cache, *(() if "-o" in arguments else OUT))
     assert result.exit_code == 2, result.output
     assert words in result.stderr and "Traceback" not in result.stderr
     assert result.stderr.strip().splitlines()[-1].startswith("rfm-live: ")
