@@ -87,6 +87,8 @@ def fit_seconds(store: ActivationStore, task: forecasting.Task, concept: Concept
         picked = rows[rng.integers(len(rows))]
         chosen = rng.permutation(store.reading.segments)[: store.reading.segments // 2]
         segments[index] = picked[:, chosen].mean(axis=1)[:, None]  # [2, 1, D]
+    # 600 clips span as many directions; those of a few read clips alone would make the work of RFM's row space small.
+    segments += 0.1 * segments.std() * rng.standard_normal(segments.shape, np.float32)
     points = {"mean": segments.mean(axis=2), "last": segments[:, :, -1], "segments": segments}
     write_shard(file, Shard("", (), ()), points)
     records = tuple(ClipRecord(clip.name, clip.group, clip.labels) for clip in task.collection.clips)
