@@ -6,6 +6,7 @@ Used by the recipe, by concept learning and by the tests. librosa comes with the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +31,17 @@ def frame_levels_db(samples: Samples) -> npt.NDArray[np.float64]:
 
 def chroma(samples: Samples) -> npt.NDArray[np.float32]:
     """Constant-Q chroma [12, T] of 32 kHz samples, one column per 20 ms frame, C first; six octaves from C2, tuned to
-    440 Hz.
+    440 Hz. Read only: several meters of one clip share it.
     """
+    return _chroma(samples.astype(np.float32, copy=False).tobytes())
+
+
+@lru_cache(maxsize=2)
+def _chroma(content: bytes) -> npt.NDArray[np.float32]:
+    """The chroma of float32 samples; it costs more than all else that is read off a clip."""
     import librosa
 
+    samples = np.frombuffer(content, np.float32)
     frames = len(samples) // FRAME_SAMPLES
     columns = librosa.feature.chroma_cqt(
         y=np.pad(samples, (0, max(_CHROMA_SAMPLES - len(samples), 0))),
@@ -44,7 +52,9 @@ def chroma(samples: Samples) -> npt.NDArray[np.float32]:
         norm=None,
         tuning=0.0,
     )
-    return np.asarray(columns[:, :frames], np.float32)
+    found = np.array(columns[:, :frames], np.float32)
+    found.setflags(write=False)
+    return found
 
 
 def strongest_pitch_class(samples: Samples) -> npt.NDArray[np.int64]:

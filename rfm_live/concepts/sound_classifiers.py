@@ -87,9 +87,16 @@ class SoundClassifiers:
 
     def heard(self, clips: Sequence[Clip]) -> list[dict[str, str]]:
         """What each clip is heard as, by attribute."""
-        table = np.stack([features(clip) for clip in clips])
+        return self.heard_in(np.stack([features(clip) for clip in clips]))
+
+    def heard_in(self, table: Features) -> list[dict[str, str]]:
+        """What each clip is heard as, by attribute, from the rows of `table` [N, F]: the clips' `features`."""
         by_name = {name: pipeline.predict(table) for name, pipeline in self.by_attribute.items()}
-        return [{name: str(said[place]) for name, said in by_name.items()} for place in range(len(clips))]
+        return [{name: str(said[place]) for name, said in by_name.items()} for place in range(len(table))]
+
+    def classes(self, name: str) -> list[str]:
+        """What the attribute `name` may be heard as."""
+        return [str(one) for one in self.by_attribute[name].classes_]
 
     def hits(self, clips: Sequence[Clip], wanted: Sequence[Labels]) -> dict[str, list[bool]]:
         """Per attribute, whether each clip was heard as it should be."""
