@@ -18,6 +18,7 @@ ALLOWED = {
     "server": {"control", "engine.tape", "audio", "engine.worker", "audio.playout"},
     "concepts": {"model", "steering", "engine"},
     "embedded": {"model", "steering", "engine", "concepts"},
+    "experiments": {"model", "steering", "engine", "concepts"},
     "bench": {"model", "steering", "engine", "embedded"},
 }
 """Our own packages that each part may import; every part may import itself, `errors` and `places`."""

@@ -242,6 +242,63 @@ def learn(
         )
 
 
+@app.command()
+def evaluate(
+    experiment: Annotated[
+        str,
+        typer.Argument(
+            help="e1: single directions; e2: blocks and gates; e3: cross-fade; v1: poolings; v2: several at once; "
+            "v3: block by block; v4: lower eigenvectors"
+        ),
+    ],
+    checkpoint: Checkpoint = EMBEDDED,
+    bank: Bank = None,
+    concept: Annotated[list[str] | None, typer.Option(help="concept to look at; repeatable; default: all")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="prompts that the seeds take in turn; repeatable")] = None,
+    seeds: Annotated[int, typer.Option(help="clips of each condition", min=2, max=256)] = 8,
+    seconds: Annotated[float, typer.Option(help="length of what is heard of a clip")] = 8.0,
+    learn_: Annotated[
+        bool, typer.Option("--learn/--no-learn", help="learn rival directions from SynTheory, where it has the concept")
+    ] = True,
+    subset: Annotated[int, typer.Option(help="clips of a set of SynTheory to learn from", min=24)] = 600,
+    jobs: Annotated[int, typer.Option(help="tracks rendered at a time", min=1)] = 1,
+    listeners: Annotated[
+        int, typer.Option(help="clips that teach instrument and drum classifiers (embedded checkpoint); 0: none", min=0)
+    ] = 240,
+    clap: Annotated[
+        str | None, typer.Option(help="CLAP checkpoint for scores: a folder, or OWNER/NAME in the local cache")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="folder for the report")] = Path("evaluation"),
+    cache: Annotated[Path | None, typer.Option(help="folder for what can be used again; default: the user's")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="a few short clips, to see that all works")] = False,
+    trust_pickle: TrustPickle = False,
+) -> None:
+    """Measure what a bank's knobs do, beside the MusicRFM paper's figures. An interrupted run goes on."""
+    from rfm_live.cli.evaluate import EvaluateOptions, run_evaluate
+
+    with one_line_errors():
+        run_evaluate(
+            EvaluateOptions(
+                experiment,
+                checkpoint,
+                bank,
+                tuple(concept or ()),
+                tuple(prompt or ()),
+                seeds,
+                seconds,
+                learn_,
+                subset,
+                jobs,
+                listeners,
+                clap,
+                out,
+                cache,
+                quick,
+                trust_pickle,
+            )
+        )
+
+
 def main() -> None:
     """Entry point of the script."""
     app()
