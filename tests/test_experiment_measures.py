@@ -22,9 +22,10 @@ from rfm_live.experiments.measures import (
     judge_of,
     kind_of,
 )
+from rfm_live.experiments.setup import over_seeds
 from rfm_live.model.checkpoint import MusicGen
 from rfm_live.steering.concept_card import ConceptCard, Effect
-from tests.experimenting import tiny_bank
+from tests.experimenting import CLIPS, tiny_bank
 
 SECONDS = 3.0
 
@@ -95,7 +96,13 @@ def test_a_change_is_signed_and_of_hertz_a_share() -> None:
     before, after = ([{"x": np.array([value])} for value in values] for values in ((100.0, 300.0), (50.0, 350.0)))
     assert judge.changes(after, before) == pytest.approx([0.25, -0.25])  # 50 and -50 of a mean of 200
     plain = replace(judge, is_relative=False, sign=1.0)
-    assert plain.changes(after, before) == [-50.0, 50.0] and plain.reading(after).value == 200.0
+    assert plain.changes(after, before) == [-50.0, 50.0] and plain.hits(CLIPS, after) == [None, None]
+
+
+def test_a_mean_over_concepts_has_its_interval_over_seeds() -> None:
+    found = over_seeds([[1.0, 3.0, None], [2.0, None, None]])  # seeds: 1.5, 3 and none
+    assert found is not None and (found.value, found.low, found.high) == (2.25, 1.5, 3.0)
+    assert over_seeds([[None], [None]]) is None
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +121,8 @@ def test_an_instrument_is_judged_by_classifiers_of_other_clips(
     high, low = ({"features": features(chord(one))} for one in (910.0, 113.0))
     assert judge.values([high, low]) == [1.0, 0.0] and judge.meter == "instrument classifier" and judge.classes == 2
     assert not judge_of(bank, "timbre_harp", listeners).is_external  # no class of theirs
+    asked = (Prompt("flute", {"instrument": "Tin Flute"}), Prompt("bass", {"instrument": "bass"}))
+    assert judge.hits(Clips(asked, (1, 2, 3)), [high, high, low]) == [None, 1.0, None]  # asked for anyway: 1 and 3
     with pytest.raises(StartError, match="3 s or more"):
         judge.value({})
 
@@ -122,9 +131,9 @@ def test_adherence_is_the_share_of_what_prompts_ask(listeners: SoundClassifiers)
     records = [{"features": features(chord(one))} for one in (910.0, 113.0, 905.0)]
     prompts = (Prompt("flute", {"instrument": "Tin Flute", "mood": "gay"}),)
     found = adherence(listeners, Clips(prompts, (1, 2, 3)), records, ["instrument", "drums"])
-    assert found is not None and found.value == pytest.approx(2 / 3)
-    assert adherence(listeners, Clips(prompts, (1, 2, 3)), records, ["drums"]) is None
-    assert adherence(None, Clips(prompts, (1, 2, 3)), records, ["instrument"]) is None
+    assert found == [1.0, 0.0, 1.0]
+    assert adherence(listeners, Clips(prompts, (1, 2, 3)), records, ["drums"]) == [None] * 3
+    assert adherence(None, Clips(prompts, (1, 2, 3)), records, ["instrument"]) == [None] * 3
 
 
 def test_the_space_that_rows_span_keeps_their_distances() -> None:

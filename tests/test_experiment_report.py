@@ -9,11 +9,15 @@ from rfm_live.concepts.comparison import Cell, Lead
 from rfm_live.concepts.intervals import Interval
 from rfm_live.errors import StartError
 from rfm_live.experiments import published
-from rfm_live.experiments.e1_single_directions import paper_table, words_for
+from rfm_live.experiments.drift import Drift
+from rfm_live.experiments.e1_single_directions import bars_of, paper_table, words_for
+from rfm_live.experiments.e2_layer_selection import _trades as trades_of
+from rfm_live.experiments.e2_layer_selection import _verdict as verdict_of
 from rfm_live.experiments.e2_layer_selection import selections
 from rfm_live.experiments.e3_cross_fade import _stretches as stretches
 from rfm_live.experiments.plots import Axes, Curve, bars_plot, curves_plot, points_plot
 from rfm_live.experiments.report import Findings, Table, as_markdown, told, written
+from rfm_live.experiments.setup import ClipValues, Outcome, over_seeds
 from rfm_live.experiments.v1_poolings import Plan, findings
 from rfm_live.experiments.v1_poolings import paper_table as poolings_table
 
@@ -188,3 +192,45 @@ def test_poolings_are_compared_by_their_best() -> None:
         "scales: best is segments pooling by rfm, AUC 0.800 (0.700..0.900); mean pooling has 0.600 by rfm"
     ]
     assert found.tables[0].rows[1][1] == "segments" and "50% right" in found.tables[0].rows[0][2]
+
+
+def some_outcome(way: str, changes: list[float], fd: float = 0.0, hits: list[float | None] | None = None) -> Outcome:
+    """Clips whose readings are their changes."""
+    none: list[float | None] = [None] * len(changes)
+    heard = ClipValues(changes, changes, hits or none, none, none)
+    distance = Interval(fd, fd, fd)
+    known = [over_seeds([values]) for values in (changes, changes, hits or none)]
+    return Outcome(way, "note_c", 1.0, *known, Drift(distance, distance, distance), 1.0, heard)
+
+
+def test_bars_say_what_is_reached_and_what_not() -> None:
+    full, plain = [some_outcome("bank", [0.9, 0.7])], [some_outcome("unsteered", [0.1, 0.3])]
+    assert [bar.told("note") for bar in bars_of("note", full, plain, None)] == [
+        "note: share of frames 0.800, expected at least 0.75: reached",
+        "note: share of frames unsteered 0.200, expected at most 0.15: NOT reached",
+    ]
+    assert [bar.told("chord") for bar in bars_of("chord", full, plain, None)] == [
+        "chord: share of frames 0.800, expected at least 0.5: reached"
+    ]
+    (tempo,) = bars_of("tempo", full, plain, 1.5)
+    assert tempo.told("tempo").endswith("1.500, expected at least 1.6: NOT reached")
+    named = [some_outcome("bank", [0.0, 0.0, 0.0], hits=[1.0, None, 0.0])]
+    (timbre,) = bars_of("timbre", named, plain, None)
+    assert timbre.told("timbre") == "timbre: share of clips 0.500, expected at least 0.7: NOT reached"
+    assert bars_of("brightness", full, plain, None) == []
+
+
+def test_a_gate_is_weighed_against_the_knob_times_the_gate() -> None:
+    chosen = [one for one in selections(6) if one.group == "naive" or one.name in ("gate 0.30", "eta x 0.30")]
+    found = {
+        "uniform, gate 1": [some_outcome("", [1.0, 1.0], 10.0)],
+        "gate 0.30": [some_outcome("", [0.7, 0.9], 5.0)],
+        "eta x 0.30": [some_outcome("", [0.5, 0.3], 4.0)],
+    }
+    (trade,) = trades_of(chosen, found)
+    assert (trade.gate, trade.gate_drift, trade.drift.value) == (0.3, 5.0, 1.0)
+    assert (trade.control.value, trade.control.low, trade.control.high) == pytest.approx((0.4, 0.2, 0.6))
+    # From control 0.4 (drift 4) to 1.0 (drift 10) the line is at 0.8 at 8.
+    assert trade.equal_control == pytest.approx(8.0)
+    assert verdict_of([trade])[0].startswith("a gate against") and "more control at p = 0.30" in verdict_of([trade])[0]
+    assert verdict_of([trade])[1] == "at equal control the gate drifts less at p = 0.30, of 1 that can be compared"

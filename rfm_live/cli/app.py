@@ -260,7 +260,7 @@ def evaluate(
     learn_: Annotated[
         bool, typer.Option("--learn/--no-learn", help="learn rival directions from SynTheory, where it has the concept")
     ] = True,
-    subset: Annotated[int, typer.Option(help="clips of a set of SynTheory to learn from", min=24)] = 600,
+    subset: Annotated[int, typer.Option(help="clips of a set of SynTheory to learn from", min=48)] = 600,
     jobs: Annotated[int, typer.Option(help="tracks rendered at a time", min=1)] = 1,
     listeners: Annotated[
         int, typer.Option(help="clips that teach instrument and drum classifiers (embedded checkpoint); 0: none", min=0)

@@ -12,7 +12,7 @@ from rfm_live.experiments.lessons import SETS, Array
 from rfm_live.experiments.measures import FAMILIES
 from rfm_live.experiments.plots import Axes, Curve, curves_plot
 from rfm_live.experiments.report import Findings, Plot, Table, told
-from rfm_live.experiments.setup import FLOOR_SEEDS, Outcome, Setup, mean_of, outcome
+from rfm_live.experiments.setup import FLOOR_SEEDS, Outcome, Setup, outcome, pooled, pooled_drift
 from rfm_live.experiments.variants import variant_name, with_directions, with_random
 from rfm_live.steering.bank import ConceptBank
 
@@ -169,12 +169,11 @@ def _kind_table(setup: Setup, kind: str, outcomes: Sequence[Outcome], floors: Se
     for way, eta in dict.fromkeys((one.way, one.eta) for one in (*floors, *outcomes)):
         group = [one for one in (*floors, *outcomes) if (one.way, one.eta) == (way, eta)]
         is_itself = way == _UNSTEERED
-        drifts = [None if is_itself else mean_of([getattr(one.drift, name) for one in group]) for name in head[5:8]]
-        cells = [mean_of([one.reading for one in group]), mean_of([one.change for one in group])]
-        cells += [mean_of([one.hits for one in group]), *drifts]
-        rows.append([way, f"{eta:g}", *(told(cell) for cell in cells)])
+        cells = [pooled(group, name) for name in ("readings", "changes", "hits")]
+        cells += [None if is_itself else pooled_drift(group, name) for name in head[5:8]]
+        rows.append([way, f"{eta:g}", *map(told, cells)])
         rows[-1].append(told(sum(one.sounding for one in group) / len(group), 2))
-        rows[-1] += [told(mean_of([getattr(one, name) for one in group])) for name in ("adherence", "clap")]
+        rows[-1] += [told(pooled(group, name)) for name in ("adherence", "clap")]
     chance = f"; chance of being named is {1 / judge.classes:.3f}" if judge.classes else ""
     note = (
         f"Judged by {meter} ({judge.unit}){external}. Means over {len({one.concept for one in outcomes})} concepts"
@@ -212,12 +211,12 @@ def paper_table(kind: str) -> Table | None:
 
 def _kind_plot(kind: str, outcomes: Sequence[Outcome], floors: Sequence[Outcome]) -> Plot:
     curves = []
-    start = mean_of([one.reading for one in floors if one.way == _UNSTEERED])
+    start = pooled([one for one in floors if one.way == _UNSTEERED], "readings")
     assert start is not None
     for way in dict.fromkeys(one.way for one in outcomes):
         bands: dict[float, Interval] = {} if way.startswith("prompt") else {0.0: start}
         for eta in dict.fromkeys(one.eta for one in outcomes if one.way == way):
-            found = mean_of([one.reading for one in outcomes if (one.way, one.eta) == (way, eta)])
+            found = pooled(_of(outcomes, way, eta), "readings")
             assert found is not None
             bands[eta] = found
         etas = sorted(bands)
@@ -230,36 +229,69 @@ def _kind_plot(kind: str, outcomes: Sequence[Outcome], floors: Sequence[Outcome]
     return curves_plot(f"{kind}_control", f"{kind}: what the judge reads", Axes("eta", "reading"), curves)
 
 
+def _of(outcomes: Sequence[Outcome], way: str, eta: float) -> list[Outcome]:
+    return [one for one in outcomes if (one.way, one.eta) == (way, eta)]
+
+
 def _conclusions(kind: str, outcomes: Sequence[Outcome], floors: Sequence[Outcome]) -> list[str]:
-    full = [one for one in outcomes if (one.way, one.eta) == (BANK.name, 1.0)]
-    plain, other = ([one for one in floors if one.way == name] for name in (_UNSTEERED, _OTHER_SEEDS))
+    full = _of(outcomes, BANK.name, 1.0)
+    plain, other = _of(floors, _UNSTEERED, 0.0), _of(floors, _OTHER_SEEDS, 0.0)
     lines = [
-        f"{kind}: the judge reads {told(mean_of([one.reading for one in full]))} at a full knob and "
-        f"{told(mean_of([one.reading for one in plain]))} unsteered; fd_hidden is "
-        f"{told(mean_of([one.drift.fd_hidden for one in full]))}, its floor "
-        f"{told(mean_of([one.drift.fd_hidden for one in other]))}"
+        f"{kind}: the judge reads {told(pooled(full, 'readings'))} at a full knob and "
+        f"{told(pooled(plain, 'readings'))} unsteered; fd_hidden is {told(pooled_drift(full, 'fd_hidden'))}, its floor "
+        f"{told(pooled_drift(other, 'fd_hidden'))}"
     ]
-    if hits := mean_of([one.hits for one in full]):
+    if hits := pooled(full, "hits"):
         lines.append(f"{kind}: named in {told(hits)} of the clips at a full knob")
-    ends = {
-        eta: mean_of([one.reading for one in outcomes if (one.way, one.eta) == (BANK.name, eta)]) for eta in (-1, 1)
-    }
-    if (low := ends[-1]) is not None and (high := ends[1]) is not None and low.value:
-        lines.append(
-            f"{kind}: from -1 to 1 the reading goes from {told(low)} to {told(high)}, {high.value / low.value:.2f}-fold"
-        )
-    falls = mean_of([one.adherence for one in full]), mean_of([one.adherence for one in plain])
-    if falls[0] is not None and falls[1] is not None:
-        lines.append(
-            f"{kind}: classifiers hear what the prompt asks in {told(falls[0])}, unsteered in {told(falls[1])}"
-        )
-    return lines
+    low, high = (pooled(_of(outcomes, BANK.name, eta), "readings") for eta in (-1.0, 1.0))
+    ratio = high.value / low.value if low is not None and high is not None and low.value else None
+    if ratio is not None:
+        lines.append(f"{kind}: from -1 to 1 the reading goes from {told(low)} to {told(high)}, {ratio:.2f}-fold")
+    heard, before = pooled(full, "adherence"), pooled(plain, "adherence")
+    if heard is not None and before is not None:
+        lines.append(f"{kind}: classifiers hear what the prompt asks in {told(heard)}, unsteered in {told(before)}")
+    return lines + [bar.told(kind) for bar in bars_of(kind, full, plain, ratio)]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a full knob is expected to do: `found` against `wanted`, at least so much, or at most."""
+
+    what: str
+    found: float
+    wanted: float
+    is_least: bool = True
+
+    def told(self, kind: str) -> str:
+        is_reached = self.found >= self.wanted if self.is_least else self.found <= self.wanted
+        least = "at least" if self.is_least else "at most"
+        reached = "reached" if is_reached else "NOT reached"
+        return f"{kind}: {self.what} {self.found:.3f}, expected {least} {self.wanted:g}: {reached}"
+
+
+def bars_of(kind: str, full: Sequence[Outcome], plain: Sequence[Outcome], ratio: float | None) -> list[Bar]:
+    """The bars of a kind, from outcomes at a full knob and unsteered; `ratio` is the reading at 1 over that at -1."""
+    values = {name: pooled(full, name) for name in ("readings", "hits", "adherence")}
+    before = {name: pooled(plain, name) for name in ("readings", "adherence")}
+    bars = []
+    if kind in ("note", "chord") and values["readings"] is not None:
+        bars.append(Bar("share of frames", values["readings"].value, 0.75 if kind == "note" else 0.5))
+    if kind == "note" and before["readings"] is not None:
+        bars.append(Bar("share of frames unsteered", before["readings"].value, 0.15, is_least=False))
+    if kind in ("mode", "timbre") and values["hits"] is not None:
+        bars.append(Bar("share of clips", values["hits"].value, 0.75 if kind == "mode" else 0.7))
+    if kind == "tempo" and ratio is not None:
+        bars.append(Bar("onset rate at 1 over that at -1", ratio, 1.6))
+    if kind == "note" and values["adherence"] is not None and before["adherence"] is not None:
+        fall = before["adherence"].value - values["adherence"].value
+        bars.append(Bar("fall of what the prompt asks", fall, 0.05, is_least=False))
+    return bars
 
 
 def _random_conclusion(outcomes: Sequence[Outcome]) -> str:
     """Whether a random direction of equal length moves a meter."""
     random = [one for one in outcomes if (one.way, one.eta) == (RANDOM.name, 1.0)]
-    moved = [one.concept for one in random if one.change.low > 0.0 or one.change.high < 0.0]
+    moved = [one.concept for one in random if one.change is not None and not one.change.low <= 0.0 <= one.change.high]
     named = f": {', '.join(moved)}" if moved else ""
     return (
         f"a random direction of the same length moves the meter by more than its interval for {len(moved)} of "

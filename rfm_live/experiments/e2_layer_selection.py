@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from rfm_live.concepts.intervals import Interval, difference_interval
 from rfm_live.experiments import published
-from rfm_live.experiments.conditions import UNSTEERED, Heard, Played, turned
+from rfm_live.experiments.conditions import UNSTEERED, Played, turned
 from rfm_live.experiments.curves import height_at, pareto_front
 from rfm_live.experiments.plots import Axes, Curve, points_plot
 from rfm_live.experiments.report import Findings, Table, told
-from rfm_live.experiments.setup import Outcome, Setup, outcome, pooled_change, pooled_drift
+from rfm_live.experiments.setup import Outcome, Setup, outcome, over_seeds, pooled_change, pooled_drift
 
 ETA = 1.0
 """The knob of every selection: the paper does not state its own."""
@@ -55,13 +55,14 @@ def selections(layers: int, is_quick: bool = False) -> list[Selection]:
 class Trade:
     """A gate p against the knob times p, which pushes as much on average.
 
-    `control` and `drift` are the gate's less the smaller knob's, clip by clip and concept by concept; `equal_control`
-    is the drift that the curve of smaller knobs has where it controls as much as the gate (None: it never does).
+    `control` and `drift` (fd_hidden) are the gate's less the smaller knob's, clip by clip and concept by concept;
+    `equal_control` is the drift that the curve of smaller knobs has where it controls as much as the gate (None: it
+    never does).
     """
 
     gate: float
     control: Interval
-    drift: float
+    drift: Interval
     gate_drift: float
     equal_control: float | None
 
@@ -81,7 +82,7 @@ def run(setup: Setup) -> Findings:
     control = [pooled_change(found[selection.name]).value for selection in chosen]
     drift = [pooled_drift(found[selection.name], "fd_hidden").value for selection in chosen]
     front = pareto_front(control, drift)
-    trades = _trades(setup, heard, chosen, found)
+    trades = _trades(chosen, found)
     table = _table(chosen, found, front)
     groups = []
     for group in dict.fromkeys(selection.group for selection in chosen):
@@ -108,7 +109,7 @@ def run(setup: Setup) -> Findings:
     )
 
 
-def _trades(setup: Setup, heard: Heard, chosen: Sequence[Selection], found: dict[str, list[Outcome]]) -> list[Trade]:
+def _trades(chosen: Sequence[Selection], found: dict[str, list[Outcome]]) -> list[Trade]:
     smaller = [one for one in chosen if one.group in ("smaller eta", "naive")]
     control = [pooled_change(found[one.name]).value for one in smaller]
     drift = [pooled_drift(found[one.name], "fd_hidden").value for one in smaller]
@@ -116,16 +117,25 @@ def _trades(setup: Setup, heard: Heard, chosen: Sequence[Selection], found: dict
     for gated in (one for one in chosen if one.group == "gate"):
         gate = float(dict(gated.fields)["gate"])
         scaled = next(one for one in smaller if one.group == "smaller eta" and one.eta == ETA * gate)
-        changes: tuple[list[float], list[float]] = ([], [])
-        for concept in setup.concepts:
-            judge = setup.judge(concept)
-            for values, selection in zip(changes, (gated, scaled), strict=True):
-                values += judge.changes(heard[selection.played(concept)], heard[UNSTEERED])
+        changes = [[one.clips.changes for one in found[name]] for name in (gated.name, scaled.name)]
         own = pooled_drift(found[gated.name], "fd_hidden").value
+        gate_drifts, scaled_drifts = (
+            [one.drift.fd_hidden.value for one in found[name]] for name in (gated.name, scaled.name)
+        )
         equal = height_at(control, drift, pooled_change(found[gated.name]).value)
-        apart = own - pooled_drift(found[scaled.name], "fd_hidden").value
-        trades.append(Trade(gate, difference_interval(*changes), apart, own, equal))
+        trades.append(Trade(gate, _difference(*changes), difference_interval(gate_drifts, scaled_drifts), own, equal))
     return trades
+
+
+def _difference(gated: Sequence[Sequence[float | None]], scaled: Sequence[Sequence[float | None]]) -> Interval:
+    """The mean difference of changes [C, S] of two ways to steer, and its interval over seeds."""
+    pairs = [
+        [None if one is None or other is None else one - other for one, other in zip(*rows, strict=True)]
+        for rows in zip(gated, scaled, strict=True)
+    ]
+    found = over_seeds(pairs)
+    assert found is not None
+    return found
 
 
 def _verdict(trades: Sequence[Trade]) -> list[str]:

@@ -29,7 +29,6 @@ from rfm_live.concepts.effect_meters import (
 )
 from rfm_live.concepts.embeddings import hidden_rows, mel_rows
 from rfm_live.concepts.harmony import PITCH_CLASSES
-from rfm_live.concepts.intervals import Interval, difference_interval, mean_interval
 from rfm_live.concepts.meters import SAMPLE_RATE_HZ, SILENCE_DB, frame_levels_db
 from rfm_live.concepts.music_analysis import QUALITIES, voiced_chroma
 from rfm_live.concepts.sound_classifiers import SoundClassifiers, features
@@ -99,7 +98,8 @@ class Judge:
     """Who hears a concept. More of it reads higher where `sign` is 1, lower where it is -1.
 
     `value` reads a record. `is_hit` says whether the concept is what is heard most among its `classes` rivals (None: it
-    has none). `is_relative` meters (Hz, onsets) count their change as a share of what unsteered clips read.
+    has none), `heard_as` by which attribute and class of the classifiers, where they judge. `is_relative` meters (Hz,
+    onsets) count their change as a share of what unsteered clips read.
     """
 
     concept: str
@@ -110,6 +110,7 @@ class Judge:
     value: Callable[[Record], float]
     is_hit: Callable[[Record], bool] | None = None
     classes: int = 0
+    heard_as: tuple[str, str] | None = None
     is_relative: bool = False
 
     def values(self, records: Sequence[Record]) -> list[float]:
@@ -124,13 +125,14 @@ class Judge:
             for value, plain in zip(self.values(records), before, strict=True)
         ]
 
-    def reading(self, records: Sequence[Record]) -> Interval:
-        return mean_interval(self.values(records))
-
-    def hits(self, records: Sequence[Record]) -> Interval | None:
-        """Share of the clips in which the concept is what is heard most."""
-        is_hit = self.is_hit
-        return None if is_hit is None else mean_interval([float(is_hit(record)) for record in records])
+    def hits(self, clips: Clips, records: Sequence[Record]) -> list[float | None]:
+        """1 for each clip in which the concept is what is heard most; None where the prompt asks for it anyway."""
+        found: list[float | None] = []
+        for place, record in enumerate(records):
+            asked = clips.prompt(place).asked or {}
+            is_asked = self.heard_as is not None and asked.get(self.heard_as[0]) == self.heard_as[1]
+            found.append(None if self.is_hit is None or is_asked else float(self.is_hit(record)))
+        return found
 
 
 def judge_of(bank: ConceptBank, concept: str, classifiers: SoundClassifiers | None = None) -> Judge:
@@ -212,8 +214,17 @@ def _classifier_judge(classifiers: SoundClassifiers, concept: str, attribute: st
             raise StartError(f"concept '{concept}' is judged by a classifier, which wants clips of 3 s or more")
         return classifiers.heard_in(record["features"][None])[0][attribute] == said
 
-    meter, classes = f"{attribute} classifier", len(classifiers.classes(attribute))
-    return Judge(concept, meter, "share of clips", 1.0, True, lambda record: float(is_hit(record)), is_hit, classes)
+    return Judge(
+        concept,
+        f"{attribute} classifier",
+        "share of clips",
+        1.0,
+        True,
+        lambda record: float(is_hit(record)),
+        is_hit,
+        len(classifiers.classes(attribute)),
+        (attribute, said),
+    )
 
 
 def _probe_judge(bank: ConceptBank, concept: str) -> Judge:
@@ -241,27 +252,26 @@ def level_ends(bank: ConceptBank, index: int, layer: int) -> tuple[float, float]
 
 def adherence(
     classifiers: SoundClassifiers | None, clips: Clips, records: Sequence[Record], attributes: Sequence[str]
-) -> Interval | None:
-    """Share of what the prompts ask that classifiers hear, over clips and `attributes`; None where nobody can say."""
-    if classifiers is None:
-        return None
-    hits = []
+) -> list[float | None]:
+    """Which share of what its prompt asks of `attributes` each clip is heard to have; None where nobody can say."""
+    found: list[float | None] = []
     for place, record in enumerate(records):
         asked = clips.prompt(place).asked or {}
-        heard = classifiers.heard_in(record["features"][None])[0] if "features" in record else {}
-        hits += [float(heard[name] == asked[name]) for name in attributes if name in asked and name in heard]
-    return mean_interval(hits) if hits else None
+        names = [name for name in attributes if classifiers is not None and name in classifiers.by_attribute]
+        names = [name for name in names if name in asked and "features" in record]
+        if classifiers is None or not names:
+            found.append(None)
+            continue
+        heard = classifiers.heard_in(record["features"][None])[0]
+        found.append(float(np.mean([heard[name] == asked[name] for name in names])))
+    return found
 
 
-def clap_score(clap: Clap | None, clips: Clips, records: Sequence[Record]) -> Interval | None:
-    """Mean cosine of clips with their prompts; None without CLAP, or where a prompt is empty."""
+def clap_scores(clap: Clap | None, clips: Clips, records: Sequence[Record]) -> list[float | None]:
+    """The cosine of each clip with its prompt; None without CLAP, or where the prompt is empty."""
     texts = [clips.prompt(place).text for place in range(len(records))]
-    if clap is None or not all(texts):
-        return None
+    if clap is None or not any(texts):
+        return [None] * len(records)
     rows = clap.text_rows(texts)
-    return mean_interval([float(record["clap"] @ row) for record, row in zip(records, rows, strict=True)])
-
-
-def change_interval(judge: Judge, records: Sequence[Record], unsteered: Sequence[Record]) -> Interval:
-    """By how much more of the concept steered clips have, with its 95 % interval over clips."""
-    return difference_interval(judge.changes(records, unsteered), [0.0] * len(records))
+    scores = [float(record["clap"] @ row) for record, row in zip(records, rows, strict=True)]
+    return [score if text else None for score, text in zip(scores, texts, strict=True)]

@@ -12,6 +12,10 @@ from rfm_live.concepts.intervals import Interval
 from rfm_live.errors import StartError
 
 FORMAT = 1
+_BRACKETS = (
+    "Brackets hold 95 % intervals, bootstrapped over seeds, each with its clips of all concepts; those of distances "
+    "over clips, and where distances of several concepts are put together, over concepts."
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def as_markdown(findings: Findings, about: Mapping[str, Any]) -> str:
         lines += ["", f"![{plot.title}]({findings.experiment}_{plot.name}.png)"]
     for table in findings.tables:
         lines += ["", f"## {table.title}", "", *([table.note, ""] if table.note else []), *_markdown_table(table)]
-    lines += ["", "## How this was made", "", "Brackets hold 95 % intervals, bootstrapped over clips.", ""]
+    lines += ["", "## How this was made", "", _BRACKETS, ""]
     lines += [f"- {name}: {_line(value)}" for name, value in about.items()]
     return "\n".join(lines) + "\n"
 

@@ -13,14 +13,13 @@ from rfm_live.concepts.intervals import Interval, mean_interval
 from rfm_live.concepts.sound_classifiers import SoundClassifiers
 from rfm_live.errors import StartError
 from rfm_live.experiments.conditions import Clips, Heard, Played, Record, Studio, hear
-from rfm_live.experiments.drift import RESAMPLES, Drift, drift
+from rfm_live.experiments.drift import Drift, drift
 from rfm_live.experiments.lessons import Lessons, Stages, silent_stages
 from rfm_live.experiments.measures import (
     ClipReader,
     Judge,
     adherence,
-    change_interval,
-    clap_score,
+    clap_scores,
     judge_of,
     kind_of,
 )
@@ -68,24 +67,37 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one way of steering did to one concept's clips, as its judge and the drift tell it.
+class ClipValues:
+    """What was read off each clip, in the order of the seeds; None where a clip says nothing of it.
 
-    `reading` is on the meter; `change` is against the unsteered clips of the same seeds, above 0 for more of the
-    concept, a share of the unsteered reading where the meter is one of Hz or onsets. `hits` is the share of clips in
-    which it is heard most. `sounding` is the share of frames louder than -50 dB.
+    `changes` are against the unsteered clips of the same seeds, above 0 for more of the concept, as a share of the
+    unsteered reading where the meter is one of Hz or onsets. `hits` are 1 where the concept is heard most, None where
+    the prompt asks for it anyway. `adherence` is the share of what the prompt asks that is heard.
+    """
+
+    readings: Sequence[float | None]
+    changes: Sequence[float | None]
+    hits: Sequence[float | None]
+    adherence: Sequence[float | None]
+    clap: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one way of steering did to one concept's clips: means of the `clips`, and how far they have drifted.
+
+    `sounding` is the share of frames louder than -50 dB.
     """
 
     way: str
     concept: str
     eta: float
-    reading: Interval
-    change: Interval
+    reading: Interval | None
+    change: Interval | None
     hits: Interval | None
     drift: Drift
     sounding: float
-    clap: Interval | None
-    adherence: Interval | None
+    clips: ClipValues
 
 
 def outcome(
@@ -94,43 +106,62 @@ def outcome(
     way: tuple[str, float],
     records: Sequence[Record],
     unsteered: Sequence[Record],
-    resamples: int = RESAMPLES,
 ) -> Outcome:
     """Judge the clips of one way of steering, called `way` with its eta."""
     attributes = [name for name in ("instrument", "drums") if not judge.meter.startswith(name)]
+    values = ClipValues(
+        judge.values(records),
+        judge.changes(records, unsteered),
+        judge.hits(setup.clips, records),
+        adherence(setup.classifiers, setup.clips, records, attributes),
+        clap_scores(setup.clap, setup.clips, records),
+    )
     return Outcome(
         way[0],
         judge.concept,
         way[1],
-        judge.reading(records),
-        change_interval(judge, records, unsteered),
-        judge.hits(records),
-        drift(records, unsteered, resamples),
+        over_seeds([values.readings]),
+        over_seeds([values.changes]),
+        over_seeds([values.hits]),
+        drift(records, unsteered),
         float(np.mean([record["sounding"] for record in records])),
-        clap_score(setup.clap, setup.clips, records),
-        adherence(setup.classifiers, setup.clips, records, attributes),
+        values,
     )
 
 
-def mean_of(intervals: Sequence[Interval | None]) -> Interval | None:
-    """The mean of what was measured of several concepts, and its interval over them; of one concept its own."""
-    present = [one for one in intervals if one is not None]
-    if len(present) < 2:
-        return present[0] if present else None
-    return mean_interval([one.value for one in present])
+def over_seeds(values: Sequence[Sequence[float | None]]) -> Interval | None:
+    """The mean over concepts [C] and seeds [S] of `values`, and its interval over seeds; None where there is no value.
+
+    The clips of one seed begin alike, whatever is steered, so it is seeds that are drawn.
+    """
+    by_seed = [[one for one in column if one is not None] for column in zip(*values, strict=True)]
+    means = [float(np.mean(column)) for column in by_seed if column]
+    return mean_interval(means) if means else None
+
+
+def pooled(outcomes: Sequence[Outcome], name: str) -> Interval | None:
+    """The mean over concepts of what `name`, a field of `ClipValues`, says, and its interval over seeds."""
+    return over_seeds([getattr(one.clips, name) for one in outcomes])
 
 
 def pooled_change(outcomes: Sequence[Outcome]) -> Interval:
-    """The mean change over concepts. Raises StartError where there are none."""
-    found = mean_of([one.change for one in outcomes])
-    if found is None:
-        raise StartError("there are 0 outcomes to take the mean of, expected 1 or more")
-    return found
+    """The mean change. Raises StartError where there are no outcomes."""
+    return _present(pooled(outcomes, "changes"))
 
 
 def pooled_drift(outcomes: Sequence[Outcome], name: str) -> Interval:
-    """The mean of one distance, a field of `Drift`, over concepts. Raises StartError where there are none."""
-    found = mean_of([getattr(one.drift, name) for one in outcomes])
+    """The mean of one distance, a field of `Drift`; of several concepts its interval is over them, of one over clips.
+
+    Raises:
+        StartError: there are no outcomes.
+    """
+    found: list[Interval] = [getattr(one.drift, name) for one in outcomes]
+    if len(found) == 1:
+        return found[0]
+    return _present(mean_interval([one.value for one in found]) if found else None)
+
+
+def _present(found: Interval | None) -> Interval:
     if found is None:
         raise StartError("there are 0 outcomes to take the mean of, expected 1 or more")
     return found

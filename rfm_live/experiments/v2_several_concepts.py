@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from rfm_live.concepts.intervals import Interval, difference_interval
+from rfm_live.concepts.intervals import Interval, difference_interval, mean_interval
 from rfm_live.errors import StartError
 from rfm_live.experiments import published
 from rfm_live.experiments.conditions import UNSTEERED, Heard, Played, Settings, turned
@@ -15,7 +15,7 @@ from rfm_live.experiments.drift import drift
 from rfm_live.experiments.measures import Judge, chroma_share_judge, kind_of
 from rfm_live.experiments.plots import Axes, bars_plot
 from rfm_live.experiments.report import Findings, Table, told
-from rfm_live.experiments.setup import Setup, mean_of
+from rfm_live.experiments.setup import Setup
 
 ETA = 1.0
 _GATE = 0.3
@@ -199,7 +199,8 @@ def _findings(found: Sequence[Company], ways: Sequence[str]) -> Findings:
 
 
 def _mean_drift(found: Sequence[Company], way: str) -> Interval | None:
-    return mean_of([one.fd_hidden for one in found if one.way == way])
+    values = [one.fd_hidden.value for one in found if one.way == way]
+    return mean_interval(values) if values else None
 
 
 def _paper_table() -> Table:

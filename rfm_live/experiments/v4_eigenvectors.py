@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rfm_live.concepts.activations import ActivationStore
 from rfm_live.concepts.directions import points_of
-from rfm_live.concepts.intervals import Interval, difference_interval
+from rfm_live.concepts.intervals import Interval, mean_interval
 from rfm_live.concepts.learning import LearningSettings
 from rfm_live.concepts.probes import RecursiveFeatures
 from rfm_live.concepts.splits import hold_out
@@ -20,7 +20,7 @@ from rfm_live.experiments.conditions import UNSTEERED, Heard, Played, turned
 from rfm_live.experiments.lessons import SETS, Lessons
 from rfm_live.experiments.plots import Axes, bars_plot
 from rfm_live.experiments.report import Findings, Table, told
-from rfm_live.experiments.setup import Setup, mean_of
+from rfm_live.experiments.setup import Setup, over_seeds
 from rfm_live.experiments.variants import variant_name, with_directions, with_random
 
 ETA = 1.0
@@ -93,27 +93,26 @@ def played(label: str, concept: str, eta: float) -> Played:
     return Played(turned(variant_name(label, concept), eta))
 
 
-def contrast(setup: Setup, heard: Heard, label: str, concept: str) -> Interval:
+def contrast(setup: Setup, heard: Heard, label: str, concept: str) -> list[float]:
     """How much more of the concept there is with the knob up than with it down, clip by clip."""
     judge = setup.judge(concept)
     up, down = (judge.changes(heard[played(label, concept, eta)], heard[UNSTEERED]) for eta in (ETA, -ETA))
-    return difference_interval(up, down)
+    return [more - less for more, less in zip(up, down, strict=True)]
 
 
 def _findings(
-    labels: Sequence[str], contrasts: dict[str, dict[str, Interval]], shares: dict[str, list[float]]
+    labels: Sequence[str], contrasts: dict[str, dict[str, list[float]]], shares: dict[str, list[float]]
 ) -> Findings:
-    pooled = {label: _pooled(contrasts[label]) for label in labels}
+    pooled = {label: _pooled(list(contrasts[label].values())) for label in labels}
+    single = {label: {name: mean_interval(values) for name, values in contrasts[label].items()} for label in labels}
     mean_shares = np.mean(list(shares.values()), axis=0)
     rows = []
     for rank, label in enumerate(labels):
-        clear = sum(one.low > 0.0 for one in contrasts[label].values())
+        clear = sum(one.low > 0.0 for one in single[label].values())
         share = f"{mean_shares[rank]:.1%}" if rank < len(mean_shares) else "-"
         rows.append([label.replace("_", " "), share, told(pooled[label]), f"{clear} of {len(contrasts[label])}"])
     lower = [label for label in labels[1:-1] if pooled[label].low > 0.0]
-    by_concept = [
-        [name, *(told(contrasts[label][name]) for label in labels)] for name in next(iter(contrasts.values()))
-    ]
+    by_concept = [[name, *(told(single[label][name]) for label in labels)] for name in next(iter(contrasts.values()))]
     return Findings(
         "v4",
         "V4: lower eigenvectors",
@@ -137,11 +136,11 @@ def _findings(
                 [("mean over concepts", [pooled[label] for label in labels])],
             )
         ],
-        {"eta": ETA, "contrasts": contrasts, "shares": shares},
+        {"eta": ETA, "contrasts": single, "by_clip": contrasts, "shares": shares},
     )
 
 
-def _pooled(contrasts: dict[str, Interval]) -> Interval:
-    found = mean_of(list(contrasts.values()))
+def _pooled(contrasts: Sequence[Sequence[float]]) -> Interval:
+    found = over_seeds(contrasts)
     assert found is not None
     return found
