@@ -141,7 +141,7 @@ def _setup(options: EvaluateOptions) -> "Setup":
         model,
         bank,
         concepts,
-        Clips(_prompts(options, seeds), range(FIRST_SEED, FIRST_SEED + seeds), seconds),
+        Clips(_prompts(options, seeds), range(FIRST_SEED, FIRST_SEED + seeds), seconds, *_lengths(is_quick)),
         cache / "evaluation",
         lessons if options.learn else None,
         None if is_quick else _listeners(options, model),
@@ -149,6 +149,11 @@ def _setup(options: EvaluateOptions) -> "Setup":
         is_quick,
         progress_bar,
     )
+
+
+def _lengths(is_quick: bool) -> tuple[float, float]:
+    """Seconds of unsteered bars in front, and seconds after a knob has been turned that nobody listens to."""
+    return (1.0, 0.5) if is_quick else (3.0, 1.0)
 
 
 def _prompts(options: EvaluateOptions, seeds: int) -> "tuple[Prompt, ...]":
