@@ -12,7 +12,7 @@ from rfm_live.concepts.directions import points_of
 from rfm_live.concepts.intervals import Interval, mean_interval
 from rfm_live.concepts.learning import LearningSettings
 from rfm_live.concepts.probes import RecursiveFeatures
-from rfm_live.concepts.splits import hold_out
+from rfm_live.concepts.splits import Split, split_clips
 from rfm_live.concepts.syntheory import concept_set
 from rfm_live.concepts.targets import Concept, classes_of, concepts_of
 from rfm_live.errors import StartError
@@ -61,24 +61,24 @@ def learned_eigenvectors(
     store, label = lessons.store(SETS[kind]), concept_set(SETS[kind]).label
     settings = lessons.settings("rfm")
     labels = store.labels(label)
-    is_held = hold_out(store.groups, classes_of(labels), settings.held_share, settings.seed)
+    split = split_clips(store.groups, classes_of(labels), settings.held_share, settings.seed)
     wanted = [concept for concept in concepts_of(labels, kind) if concept.name in concepts]
     found = {}
     with lessons.stages(f"{kind}: learning eigenvectors") as report:
         for done, concept in enumerate(wanted, 1):
-            found[concept.name] = _eigenvectors(store, concept, is_held, settings, ranks)
+            found[concept.name] = _eigenvectors(store, concept, split, settings, ranks)
             report(done, len(wanted))
     return found
 
 
 def _eigenvectors(
-    store: ActivationStore, concept: Concept, is_held: npt.NDArray[np.bool_], settings: LearningSettings, ranks: int
+    store: ActivationStore, concept: Concept, split: Split, settings: LearningSettings, ranks: int
 ) -> tuple[list[Array], list[float]]:
     probe = settings.probe
     assert isinstance(probe, RecursiveFeatures)
     vectors, shares = [], []
     for layer in range(store.layers):
-        points = points_of(store, layer, settings.pooling, concept, is_held, settings.most_points)
+        points = points_of(store, layer, settings.pooling, concept, split, settings.most_points)
         x = points.x.astype(np.float64)
         fit = probe.search(x, points.y)
         top = fit.eigenvectors[:, :ranks]  # [D, ranks]
