@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from rfm_live.concepts.activations import compute_activations
@@ -29,6 +30,7 @@ from rfm_live.concepts.stage import Play, Stage, control_of, with_controls
 from rfm_live.embedded import CHECKPOINT, DEFAULT_PROMPT
 from rfm_live.embedded.composer import INSTRUMENTS, PITCH_CLASSES, Piece, compose, draw_style, note_study
 from rfm_live.embedded.render import SAMPLE_RATE_HZ, render_pieces
+from rfm_live.errors import RfmError
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.steering.bank import ConceptBank, save_bank
 
@@ -110,17 +112,21 @@ def evaluate_notes(model: MusicGen, bank: ConceptBank, seeds: Sequence[int], pla
 def learn(
     checkpoint: Annotated[Path, typer.Option(help="folder of the checkpoint")] = CHECKPOINT,
     target: Annotated[Path, typer.Option(help="bank to write")] = Path("presets/banks/embedded_notes.safetensors"),
-    per_class: Annotated[int, typer.Option(help="clips per pitch class")] = 36,
-    seeds: Annotated[int, typer.Option(help="pieces per knob value that calibration and report listen to")] = 4,
+    per_class: Annotated[int, typer.Option(help="clips per pitch class", min=4)] = 36,
+    seeds: Annotated[int, typer.Option(help="pieces per knob value that calibration and report listen to", min=2)] = 4,
     seed: Annotated[int, typer.Option(help="names the clips and the generated audio")] = 100,
 ) -> None:
     """Learn, calibrate and report the note concepts of the embedded checkpoint."""
     torch.set_num_threads(1)
-    model = load_checkpoint(checkpoint)
-    bank = learn_notes(model, per_class, seed, Listening(PLAY, tuple(range(seed, seed + seeds))))
-    _console.print("AUC per block, mean over notes:", np.round(bank.scores.mean(axis=0), 3))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    save_bank(bank, target)
+    try:
+        model = load_checkpoint(checkpoint)
+        bank = learn_notes(model, per_class, seed, Listening(PLAY, tuple(range(seed, seed + seeds))))
+        _console.print("AUC per block, mean over notes:", np.round(bank.scores.mean(axis=0), 3))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_bank(bank, target)
+    except RfmError as error:
+        _console.print(f"[red]{escape(str(error))}[/red]")
+        raise typer.Exit(2) from None
     report = evaluate_notes(model, bank, range(seed + 50, seed + 50 + seeds), PLAY)
     _console.print(f"unit {bank.unit[0]:g}", report.summary())
 
