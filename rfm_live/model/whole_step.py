@@ -145,9 +145,7 @@ class WholeStep:
         aside = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(aside):
-            for _ in range(
-                2
-            ):  # kernels are compiled and workspaces made outside of the capture; a step may be repeated
+            for _ in range(2):  # compiles kernels and makes workspaces outside of the capture; a step may be repeated
                 run()
         torch.cuda.current_stream(self._device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
