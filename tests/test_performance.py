@@ -130,6 +130,7 @@ def test_broken_and_wrong_packets_never_disturb_the_sound(tmp_path: Path) -> Non
         (("--bank", "nowhere.safetensors"), "does not exist"),
         (("--buffer", "5"), "expected 60..10000"),
         (("--osc-port", "TAKEN"), "in use"),
+        (("--compute", "tpu"), "expected cpu, cuda, cuda:N or mps"),
         (("--sink", "speaker"), "expected auto, soundcard, jack, null or wav:PATH"),
         (("--sink", "wav:no/where.wav"), "cannot write"),
     ],
