@@ -1,5 +1,6 @@
 """Steps of one column on a CPU: the same logits as the plain pass, and nothing read or computed that is not needed."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from torch import Tensor
 from rfm_live.engine.played import PlayedSteering
 from rfm_live.engine.stream import TokenStream, Window
 from rfm_live.errors import StartError
+from rfm_live.model.column_step import ColumnStep, compiled
 from rfm_live.model.config import DecoderConfig
-from rfm_live.model.decoder import CrossCache, Decoder
+from rfm_live.model.cross import CrossCache
+from rfm_live.model.decoder import Decoder
 from rfm_live.model.injection import Injections
-from rfm_live.model.products import LEAST_PACKED
+from rfm_live.model.products import LEAST_PACKED, product_in
 from rfm_live.model.sampling import SamplingSettings
 from rfm_live.steering.frame import FrameSteering, Mode, Site
 
@@ -128,6 +131,23 @@ def test_a_zero_vector_leaves_a_prepared_step_bit_for_bit(decoder: Decoder) -> N
     for shape in ((), (1,), (2, 1)):
         zeros = torch.zeros(*shape, decoder.config.layers, decoder.config.width)
         assert torch.equal(both_ways(decoder, 2, cross, zeros)[0], plain)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="TorchScript has no support for this Python")
+@pytest.mark.parametrize("tokens", [6, 40])
+def test_a_compiled_step_is_the_same_step_in_python_bit_for_bit(decoder: Decoder, tokens: int) -> None:
+    plain, columns, cross = ColumnStep(decoder, product_in("fp32")), columns_of(decoder, 2, 9), text(decoder, 1, tokens)
+    quick = compiled(plain)
+    pushing = Injections.pushing(torch.randn(decoder.config.layers, decoder.config.width))
+    for sites in (Injections(), pushing, mixed_injections(decoder, 2)):
+        found = []
+        with torch.inference_mode():
+            for step in (plain, quick):
+                cache = decoder.new_cache(2, 12)
+                logits = [step(columns[:, :, t : t + 1], t, cache.kv, cross, sites) for t in range(9)]
+                found.append((torch.stack(logits), cache.kv))
+        assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+        assert found[0][0].std() > 0.3
 
 
 def test_the_packed_size_is_packed() -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import MusicgenForConditionalGeneration
 
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
-from rfm_live.model.decoder import CrossCache, Decoder, KVCache
+from rfm_live.model.cross import CrossCache
+from rfm_live.model.decoder import Decoder, KVCache
 from tests.tiny import tiny_checkpoint
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -143,7 +143,7 @@ def test_every_site_is_the_output_of_transformers_module_of_that_name(tiny_path:
     states = torch.randn(1, 6, decoder.config.text_width, generator=generator)
     injections = read_back([drawn_frame(seed, site=None) for seed in range(9)], 1)
     assert injections is not None
-    assert all(site is not None for site in vars(injections).values())
+    assert all(site is not None for site in injections)
     cross = decoder.new_cross(states, torch.ones(1, 6, dtype=torch.bool))
     plain_logits = decoder(columns, 0, decoder.new_cache(1, 9), cross)
     actual = decoder(columns, 0, decoder.new_cache(1, 9), cross, injections)

@@ -15,7 +15,7 @@ from torch import Tensor
 from rfm_live.engine.stream import TokenStream, Window
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.model.codec_stream import StreamingDecoder
-from rfm_live.model.decoder import CrossCache
+from rfm_live.model.cross import CrossCache
 from rfm_live.model.delay import delay
 from rfm_live.model.sampling import SamplingSettings
 

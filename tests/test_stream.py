@@ -11,7 +11,8 @@ from torch import Tensor
 from rfm_live.engine.stream import TokenStream, Window
 from rfm_live.errors import RfmError
 from rfm_live.model.config import DecoderConfig
-from rfm_live.model.decoder import CrossCache, Decoder
+from rfm_live.model.cross import CrossCache
+from rfm_live.model.decoder import Decoder
 from rfm_live.model.sampling import SamplingSettings, guide, sample
 
 CONFIG = DecoderConfig(

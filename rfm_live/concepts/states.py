@@ -8,7 +8,7 @@ Shapes: B clips, N samples, T frames, L blocks, D width, S segments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -86,11 +86,11 @@ def _states_at(decoder: Decoder, columns: Tensor, site: str) -> Tensor:
     return torch.stack(listener.heard, dim=1)  # [B, L, T, D]
 
 
-@dataclass(frozen=True)
 class _Listener(SiteInjection):
     """An injection that keeps every block's rows [B, T, D] and changes nothing."""
 
-    heard: list[Tensor] = field(default_factory=list)
+    def __init__(self, push: Tensor) -> None:
+        self.heard: list[Tensor] = []
 
     def inject(self, h: Tensor, layer: int) -> Tensor:
         self.heard.append(h)

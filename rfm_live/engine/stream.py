@@ -20,7 +20,8 @@ from torch import Tensor
 
 from rfm_live.engine.played import PlayedFrames, PlayedSteering
 from rfm_live.errors import ControlError, StartError
-from rfm_live.model.decoder import CrossCache, Decoder, KVCache
+from rfm_live.model.cross import CrossCache
+from rfm_live.model.decoder import Decoder, KVCache
 from rfm_live.model.sampling import Codes, SamplingSettings, guide, sample
 from rfm_live.model.whole_step import WholeStep
 from rfm_live.steering.frame import Coefficients, FrameSteering

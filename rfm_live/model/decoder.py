@@ -9,6 +9,7 @@ Under guidance the rows are [with text, without text]: rows beyond the cross cac
 cross-attention, which would be exactly 0, is not computed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
 
@@ -16,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rfm_live.model.column_step import ColumnStep, FoldedCross
+from rfm_live.model.column_step import ColumnStep, compiled
 from rfm_live.model.config import DecoderConfig
+from rfm_live.model.cross import CrossCache, fold
 from rfm_live.model.injection import Injections
 from rfm_live.model.products import product_in
 
@@ -53,24 +55,6 @@ class KVCache:
         """Take over the contents of a cache of the same shape."""
         self.kv.copy_(other.kv)
         return self
-
-
-@dataclass(frozen=True)
-class CrossCache:
-    """Cross-attention keys and values of one prompt, for the first rows of a batch.
-
-    `keys` [L, rows, H, S, E], `values` alike; `mask` [rows, 1, 1, S] is True where a token counts, None where all do.
-    `folded` holds the same for one row with a short text, as steps of one column read it.
-    """
-
-    keys: Tensor
-    values: Tensor
-    mask: Tensor | None
-    folded: FoldedCross | None = None
-
-    @property
-    def rows(self) -> int:
-        return self.keys.shape[1]
 
 
 class Block(nn.Module):
@@ -140,7 +124,7 @@ class Decoder(nn.Module):
         offsets = torch.arange(config.codebooks, device="cpu") * symbols
         self.register_buffer("code_offsets", offsets[:, None], persistent=False)  # [K, 1]
         self.register_buffer("positions", sinusoids(config.max_positions, config.width), persistent=False)
-        self._column_step: ColumnStep | None = None
+        self._column_step: Callable[..., Tensor] | None = None
         self._precision: str | None = None
 
     @property
@@ -164,7 +148,7 @@ class Decoder(nn.Module):
         product = product_in(precision)
         weight = self.embedding.weight
         if self._precision != precision and weight.device.type == "cpu" and weight.dtype == torch.float32:
-            self._column_step = ColumnStep(self, product)
+            self._column_step = compiled(ColumnStep(self, product))
         self._precision = precision
 
     def new_cache(self, rows: int, length: int) -> KVCache:
@@ -197,7 +181,8 @@ class Decoder(nn.Module):
         folded = None
         if rows == 1 and 0 < (tokens := int(mask.sum())) < self.config.head_width and weight.device.type == "cpu":
             kept = mask[0] if tokens < mask.shape[1] else slice(None)
-            folded = FoldedCross.of(self._blocks, keys[:, 0, :, kept], values[:, 0, :, kept])
+            projections = [(block.cross_q.weight, block.cross_out.weight) for block in self._blocks]
+            folded = fold(projections, keys[:, 0, :, kept], values[:, 0, :, kept])
         return CrossCache(keys, values, None if bool(mask.all()) else mask[:, None, None, :], folded)
 
     def embed(self, columns: Tensor, position: int) -> Tensor:
@@ -222,7 +207,8 @@ class Decoder(nn.Module):
         sites = Injections.pushing(steering) if isinstance(steering, Tensor) else steering or Injections()
         _check_columns(columns, position, cache)
         if self._column_step is not None and columns.shape[2] == 1 and torch.is_inference_mode_enabled():
-            return self._column_step.logits(columns, position, cache, cross, sites)
+            alike = 1 if columns.stride(0) == 0 else len(columns)  # rows of one stream read the same column
+            return self._column_step(columns[:alike], position, cache.kv, cross, sites)
         h = self._run(columns, position, cache, cross, sites)  # [B, T, D]
         logits = F.linear(_normed(h, self.out_norm), self.heads.weight)  # [B, T, K * V]
         return logits.view(*h.shape[:2], self.config.codebooks, self.config.vocab).float()  # [B, T, K, V]

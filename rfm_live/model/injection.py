@@ -8,15 +8,16 @@ clamps. Where nothing acts, each term is exactly 0 and leaves the row bit for bi
 Shapes: L layers, R rows (1: the same for every row), B rows of the pass, T columns, C clamping concepts, D width.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class SiteInjection:
+class SiteInjection(NamedTuple):
     """What acts at one site of every block. `push` and `blend` [L, R, T, D], `share` [L, R, T, 1] is sum_blend |s|;
     `clamp` [L, R, T, C] are strengths along `clamped` [L, C, D]. Blends come with their share, clamps with directions.
+    A push that is the same for all rows, or for all columns too, may do without these dimensions.
     """
 
     push: Tensor
@@ -25,29 +26,12 @@ class SiteInjection:
     clamp: Tensor | None = None
     clamped: Tensor | None = None
 
-    def column_pushes(self) -> tuple[Tensor, ...] | None:
-        """What is to be added to the rows [B, D] of one column, per layer; None where something depends on the row."""
-        if self.blend is not None or self.clamp is not None:
-            return None
-        return (self.push[..., 0, :] if self.push.dim() == 4 else self.push).unbind()
-
     def inject(self, h: Tensor, layer: int) -> Tensor:
         """Steer rows h [B, T, D] of `layer` -> [B, T, D]."""
-        push = self.push[layer]  # [R, T, D]
-        if self.clamp is not None and self.clamped is not None:
-            directions = self.clamped[layer]  # [C, D]
-            projections = h.to(directions.dtype) @ directions.T  # [B, T, C]
-            push = push - (self.clamp[layer] * projections) @ directions  # [B, T, D]
-        if self.blend is not None and self.share is not None:
-            exact = h.to(self.blend.dtype)
-            length = exact.norm(dim=-1, keepdim=True)  # [B, T, 1]
-            blended: Tensor = (exact + length * self.blend[layer]) / (1.0 + self.share[layer])
-            return (blended + push).to(h.dtype)
-        return h + push.to(h.dtype)
+        return inject(self, h, layer)
 
 
-@dataclass(frozen=True)
-class Injections:
+class Injections(NamedTuple):
     """What acts at each site; None where nothing does."""
 
     block: SiteInjection | None = None
@@ -58,3 +42,30 @@ class Injections:
     def pushing(cls, steering: Tensor) -> "Injections":
         """Add `steering` [L, D], [T, L, D] or [B, T, L, D] to the block outputs."""
         return cls(SiteInjection(steering.movedim(-2, 0)))
+
+
+def inject(site: SiteInjection, h: Tensor, layer: int) -> Tensor:
+    """`SiteInjection.inject` as a function, which compiled steps can call."""
+    push = site.push[layer]  # [R, T, D]
+    clamp, clamped, blend, share = site.clamp, site.clamped, site.blend, site.share
+    if clamp is not None and clamped is not None:
+        directions = clamped[layer]  # [C, D]
+        projections = h.to(directions.dtype) @ directions.t()  # [B, T, C]
+        push = push - (clamp[layer] * projections) @ directions  # [B, T, D]
+    if blend is not None and share is not None:
+        exact = h.to(blend.dtype)
+        length: Tensor = torch.linalg.vector_norm(exact, dim=[-1], keepdim=True)  # [B, T, 1]
+        blended = (exact + length * blend[layer]) / (1.0 + share[layer])
+        return (blended + push).to(h.dtype)
+    return h + push.to(h.dtype)
+
+
+def column_pushes(sites: Injections) -> list[Tensor] | None:
+    """What is to be added to the rows [B, D] of one column after each block; None where that depends on the row."""
+    block = sites.block
+    if block is None or block.blend is not None or block.clamp is not None:
+        return None
+    push = block.push
+    if push.dim() == 4:
+        push = push[:, :, 0]
+    return list(push.unbind())

@@ -1,4 +1,4 @@
-"""Products of a weight matrix with the one or two rows of a step, on a CPU. Used by `column_step`.
+"""Products of a weight matrix with the one or two rows of a step, on a CPU. Used by `column_step`, compiled with it.
 
 A step reads every weight once and does next to nothing with it, so what counts is how near a product comes to the
 memory's bandwidth; BLAS is made for taller matrices, and which of its forms does well depends on the size.
@@ -6,16 +6,16 @@ memory's bandwidth; BLAS is made for taller matrices, and which of its forms doe
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rfm_live.errors import StartError
 
 LEAST_PACKED = 1 << 20
 """A weight of so many elements is worth oneDNN's blocked layout, and the 20 us that one of its calls costs."""
-LEAST_HALVED = 1 << 17
+LEAST_HALVED = 1 << 16
 """A smaller weight is read as fast in fp32 as in fp16."""
 
 
@@ -45,73 +45,69 @@ def _has_fbgemm() -> bool:
     return "fbgemm" in torch.backends.quantized.supported_engines
 
 
-class _Plain:
+class _Plain(nn.Module):
     """BLAS. `weight @ rows.T` takes three quarters of the time of `rows @ weight.T` where O is larger than D."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._weight, self._turned = weight, weight.t()
+        super().__init__()
+        self.weight, self.turned = weight, weight.t()
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        return torch.mm(self._weight, rows.t()).t()
+    def forward(self, rows: Tensor) -> Tensor:
+        return torch.mm(self.weight, rows.t()).t()
 
     def added(self, h: Tensor, rows: Tensor) -> Tensor:
-        return torch.addmm(h, rows, self._turned)
+        return torch.addmm(h, rows, self.turned)
 
 
-class _Packed:
+class _Packed(nn.Module):
     """oneDNN, with a copy of the weight in its blocked layout: at D = 1024 twice as fast as BLAS."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
-        self._multiply = torch.ops.mkldnn._linear_pointwise.default
-        self._add = torch.ops.mkldnn._linear_pointwise.binary
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, 2)
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        product: Tensor = self._multiply(rows, self._weight, None, "none", [], "")
+    def forward(self, rows: Tensor) -> Tensor:
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.weight, None, "none", [], "")
         return product
 
     def added(self, h: Tensor, rows: Tensor) -> Tensor:
-        total: Tensor = self._add(rows, h, self._weight, None, "add")
+        total: Tensor = torch.ops.mkldnn._linear_pointwise(rows, h, self.weight, None, "add")
         return total
 
 
-class _Half:
+class _Half(nn.Module):
     """FBGEMM, with the weight stored in fp16 and the arithmetic in fp32: half the bytes."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._weight = torch.ops.quantized.linear_prepack_fp16(weight, None)
-        self._multiply = _bare(torch.ops.quantized.linear_dynamic_fp16.default)
+        super().__init__()
+        self.weight = torch.ops.quantized.linear_prepack_fp16(weight, None)
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        return self._multiply(rows, self._weight)
+    def forward(self, rows: Tensor) -> Tensor:
+        product: Tensor = torch.ops.quantized.linear_dynamic_fp16(rows, self.weight)
+        return product
 
     def added(self, h: Tensor, rows: Tensor) -> Tensor:
-        return self._multiply(rows, self._weight).add_(h)
+        return self.forward(rows).add_(h)
 
 
-class _Int8:
+class _Int8(nn.Module):
     """FBGEMM, with the weight rounded to 8 bits per output and the rows rounded to 8 bits as they come."""
 
     def __init__(self, weight: Tensor) -> None:
+        super().__init__()
         most = weight.abs().amax(dim=1).clamp(min=torch.finfo(weight.dtype).tiny)  # [O]
         zeros = torch.zeros(len(most), dtype=torch.long)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)  # deprecated, not yet replaced
             rounded = torch.quantize_per_channel(weight, most / 127.0, zeros, 0, torch.qint8)
-        self._weight = torch.ops.quantized.linear_prepack(rounded, None)
-        self._multiply = _bare(torch.ops.quantized.linear_dynamic.default)
+        self.weight = torch.ops.quantized.linear_prepack(rounded, None)
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        return self._multiply(rows, self._weight)
+    def forward(self, rows: Tensor) -> Tensor:
+        product: Tensor = torch.ops.quantized.linear_dynamic(rows, self.weight)
+        return product
 
     def added(self, h: Tensor, rows: Tensor) -> Tensor:
-        return self._multiply(rows, self._weight).add_(h)
-
-
-def _bare(operator: Any) -> Callable[..., Tensor]:
-    """The operator without torch's check of packed weights for fake ones, which takes as long as a small product."""
-    bare: Callable[..., Tensor] = getattr(operator, "_op", operator)
-    return bare
+        return self.forward(rows).add_(h)
 
 
 _FORMS: dict[str, Callable[[Tensor], Product]] = {"fp32": _exact, "fp16": _half, "int8": _Int8}

@@ -22,7 +22,8 @@ from rfm_kernels.backend import kernels_for
 from rfm_kernels.buffers import Injection, SamplingBuffers
 from torch import Tensor, nn
 
-from rfm_live.model.decoder import Block, CrossCache, Decoder, KVCache
+from rfm_live.model.cross import CrossCache
+from rfm_live.model.decoder import Block, Decoder, KVCache
 from rfm_live.model.sampling import Codes, SamplingSettings
 
 BUCKETS = (128, 256, 512, 1024, 1536)
