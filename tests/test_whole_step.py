@@ -35,8 +35,9 @@ GPU = [
 
 
 @pytest.fixture(autouse=True)
-def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole_step, "BUCKETS", (8, 16, 32))
+    monkeypatch.setattr(whole_step, "TEXT_ROOM", 16)
 
 
 def new_decoder(device: str = "cpu") -> Decoder:
@@ -72,7 +73,7 @@ def change(stream: TokenStream, step: int) -> None:
         case 10 | 95:
             stream.set_prompt(prompt(5, hidden=2))
         case 40:
-            stream.set_prompt(prompt(20))  # longer than the room for a text
+            stream.set_prompt(prompt(20))  # longer than the room for a text: plain steps
         case 45:
             stream.set_settings(SamplingSettings(temperature=0.0, seed=3))
         case 52:
@@ -157,9 +158,9 @@ def test_modes_that_depend_on_the_row_leave_the_unit_and_come_back() -> None:
 @torch.inference_mode()
 def test_what_steered_before_leaves_an_unsteered_step_bit_for_bit() -> None:
     decoder, column = new_decoder(), np.array([3, 7, 1, 0])
-    used, fresh = (WholeStep(decoder, unit_directions()) for _ in range(2))
-    cross, strong = decoder.new_cross(*prompt(5)), np.full((CONCEPTS, CONFIG.layers), 3.0, np.float32)
     caches = [decoder.new_cache(2, 40) for _ in range(2)]
+    used, fresh = (WholeStep(decoder, unit_directions(), [cache]) for cache in caches)
+    cross, strong = decoder.new_cross(*prompt(5)), np.full((CONCEPTS, CONFIG.layers), 3.0, np.float32)
     steered = used.codes(column, 0, 9, caches[0], cross, strong, SETTINGS)
     kv = caches[0].kv.clone()
     codes = [
@@ -171,21 +172,35 @@ def test_what_steered_before_leaves_an_unsteered_step_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("device", GPU)
-def test_nothing_is_made_again_for_knobs_settings_or_prompts(device: str) -> None:
+def test_a_play_of_any_length_makes_nothing_that_was_not_made_at_its_start(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    make = WholeStep._made
+    monkeypatch.setattr(WholeStep, "_made", lambda self, run: made.append(run) or make(self, run))
     unit, _ = pair(device)
-    assert unit._whole is not None
-    unit.set_prompt(prompt(4))
-    forms = []
-    for step in range(150):
-        unit.set_settings(
-            SamplingSettings(temperature=0.5 + step % 3, top_k=step % 5, guidance=2 + step % 2, seed=step)
-        )
-        if step % 10 == 0:
-            unit.set_prompt(prompt(2 + step % 7))
+    assert len(made) == 2 * 4 * 3  # caches, buckets, and: no text, a text alone, a text under guidance
+    play(unit, 0, 260)
+    for step in range(60):
+        unit.set_settings(SamplingSettings(temperature=0.5 + step % 3, top_k=step % 5, guidance=1 + step % 3))
+        if step % 9 == 0:
+            unit.set_prompt(prompt(1 + step % 16))
         unit.step(knobs(step))
-        forms.append(unit._whole.forms)
-    assert forms[31] == 3 and forms[-1] <= 2 * 4  # two caches, four buckets
-    assert forms[100:] == [forms[100]] * 50
+    assert len(made) == 2 * 4 * 3
+
+
+def test_every_form_that_was_made_is_played(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: set[object] = set()
+    run = WholeStep._run
+    monkeypatch.setattr(WholeStep, "_run", lambda self, cache, form: ran.add(form) or run(self, cache, form))
+    unit, _ = pair()
+    assert unit._whole is not None and ran == set()
+    for text, guidance in ((None, 3.0), (prompt(4), 1.0), (prompt(4), 3.0)):
+        unit.set_prompt(text)
+        unit.set_settings(SamplingSettings(top_k=8, guidance=guidance))
+        for _ in range(90):  # through both caches
+            unit.step()
+    assert {form for form in unit._whole._forms if form.bucket > 8} <= ran  # no context takes over that is shorter
 
 
 def test_a_step_beyond_the_longest_bucket_attends_to_the_whole_cache() -> None:
@@ -197,6 +212,7 @@ def test_a_text_of_two_rows_is_refused() -> None:
     decoder = new_decoder()
     states, mask = prompt(5)
     cross = decoder.new_cross(states.repeat(2, 1, 1), mask.repeat(2, 1))
-    step, cache = WholeStep(decoder, unit_directions()), decoder.new_cache(2, 8)
+    cache = decoder.new_cache(2, 8)
+    step = WholeStep(decoder, unit_directions(), [cache])
     with pytest.raises(ValueError, match="a text of 2 rows, expected 1"):
         step.codes(np.zeros(4, np.int64), 0, 0, cache, cross, None, SETTINGS)

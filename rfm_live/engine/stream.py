@@ -112,7 +112,8 @@ class TokenStream:
         as_one_unit: bool | None = None,
     ) -> None:
         """`directions` [C, L, D] are what coefficients weigh. `as_one_unit` makes plain steps without the host, which
-        pays where they can be captured; None does so on CUDA. Raises StartError when the window is too long.
+        pays where they can be captured, and captures them here; None does so on CUDA. Raises StartError when the window
+        is too long.
         """
         config = decoder.config
         if window.frames > config.max_positions:
@@ -136,7 +137,8 @@ class TokenStream:
         self._played = PlayedSteering(directions, kept)
         if as_one_unit is None:
             as_one_unit = decoder.embedding.weight.device.type == "cuda"
-        self._whole = WholeStep(decoder, directions) if as_one_unit else None
+        caches = self._cache, self._next_cache
+        self._whole = WholeStep(decoder, directions, caches) if as_one_unit else None
 
     @property
     def column(self) -> int:
@@ -161,7 +163,8 @@ class TokenStream:
     @torch.inference_mode()
     def set_prompt(self, states: PromptStates | None) -> None:
         """Read this prompt from the next step on; what was played keeps the keys and values it was played with."""
-        self._set_rows(None if states is None else self._decoder.new_cross(*states))
+        cross = None if states is None else self._decoder.new_cross(*states)
+        self._set_rows(cross if cross is not None and cross.rows else None)
 
     def _set_rows(self, cross: CrossCache | None) -> None:
         """Go to the number of rows that prompt and guidance ask for; a row that joins takes over the other's past."""
@@ -204,9 +207,10 @@ class TokenStream:
         return self.newest_frame()
 
     def _next_codes(self, column: int) -> Codes:
-        """Read a column and draw the codes [K] of the next, as one unit where that is wanted and steering is plain."""
+        """Read a column and draw the codes [K] of the next, as one unit where that is wanted and possible."""
         frame = self._played.frame(column)
-        if self._whole is not None and (frame is None or frame.is_plain):
+        is_plain = frame is None or frame.is_plain
+        if self._whole is not None and is_plain and self._whole.has_room(self._cross):
             cache = KVCache(self._cache.kv[:, :, : self._rows])
             weights = None if frame is None else frame.coefficients
             given = self._columns[column % len(self._columns)]  # [K]

@@ -2,8 +2,9 @@
 
 Used by the token stream on CUDA devices, where each of a step's hundreds of launches would cost more than its
 arithmetic: the step is captured once per context bucket and replayed. Everything that changes from step to step is read
-from buffers that stay where they are, so turning a knob captures nothing. Elsewhere the same function runs as it is,
-which is how it is tested without a GPU.
+from buffers that stay where they are, so turning a knob captures nothing, and every form that a step can take is
+captured when the stream is made, so playing captures nothing either. Elsewhere the same function runs as it is, which
+is how it is tested without a GPU.
 
 A step attends to the first `bucket` columns of its cache and masks what lies beyond its own. Steering is one push per
 layer, summed over concepts within the step; its strength is 0 where nothing steers, which leaves the rows bit for bit.
@@ -11,8 +12,9 @@ layer, summed over concepts within the step; its strength is 0 where nothing ste
 Shapes as in `rfm_live.model.decoder`; C concepts, S places for text tokens.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +29,19 @@ from rfm_live.model.decoder import Block, Decoder, KVCache
 from rfm_live.model.sampling import Codes, SamplingSettings
 
 BUCKETS = (128, 256, 512, 1024, 1536)
-LEAST_TEXT = 16
-"""Room for a text of so many tokens; the room doubles until a text fits."""
+TEXT_ROOM = 128
+"""A step has room for a text of so many tokens, some eighty words; what is longer is not for steps as one unit."""
+_ROWS = ((1, False), (1, True), (2, True))  # how many, and whether the first has text
+
+
+def buckets_of(length: int) -> list[int]:
+    """How many columns steps attend to in a cache of `length`, ascending."""
+    return [bucket for bucket in BUCKETS if bucket < length] + [length]
 
 
 def bucket_of(columns: int, length: int) -> int:
     """How many columns a step attends to that has `columns` of them, in a cache of `length`."""
-    return min(next((bucket for bucket in BUCKETS if bucket >= columns), length), length)
+    return next(bucket for bucket in buckets_of(length) if bucket >= columns)
 
 
 @dataclass(frozen=True)
@@ -85,8 +93,8 @@ class _Form:
 class WholeStep:
     """The step of one stream. The decoder's weights and the caches must stay where they are."""
 
-    def __init__(self, decoder: Decoder, directions: Tensor) -> None:
-        """`directions` [C, L, D] are what coefficients weigh."""
+    def __init__(self, decoder: Decoder, directions: Tensor, caches: Sequence[KVCache]) -> None:
+        """`directions` [C, L, D] are what coefficients weigh; `caches` of two rows, and empty, are what steps read."""
         self._decoder, config = decoder, decoder.config
         weight = decoder.embedding.weight
         self._device, self._kernels = weight.device, kernels_for(weight.device)
@@ -99,15 +107,26 @@ class WholeStep:
         self._settings: SamplingSettings | None = None
         self._coefficients: npt.NDArray[np.float32] | None = None
         self._cross: CrossCache | None = None
-        self._text = self._room_for_text(LEAST_TEXT)
-        self._forms: dict[_Form, Callable[[], None]] = {}
+        self._text = self._room_for_text(TEXT_ROOM)
         is_cuda = self._device.type == "cuda"
         self._pool = torch.cuda.graph_pool_handle() if is_cuda else None  # one for all: they never run at the same time
+        self._forms = self._every_form(caches)
 
-    @property
-    def forms(self) -> int:
-        """For how many forms of a step something was made: captured, on CUDA."""
-        return len(self._forms)
+    @torch.inference_mode()
+    def _every_form(self, caches: Sequence[KVCache]) -> dict[_Form, Callable[[], None]]:
+        """What to call for a step, by the form that it takes."""
+        forms = {}
+        for cache in caches:
+            for rows, has_text in _ROWS:
+                part = KVCache(cache.kv[:, :, :rows])
+                for bucket in buckets_of(cache.length):
+                    form = _Form(cache.kv.data_ptr(), bucket, rows, has_text)
+                    forms[form] = self._made(partial(self._run, part, form))
+        return forms
+
+    def has_room(self, cross: CrossCache | None) -> bool:
+        """Whether a step as one unit can read this text."""
+        return cross is None or cross.keys.shape[3] <= TEXT_ROOM
 
     def codes(
         self,
@@ -121,20 +140,18 @@ class WholeStep:
     ) -> Codes:
         """Read `column` [K] at `position` of a context and draw the codes of the next column -> int64 [K].
 
-        `cache` holds the rows that are read: [with text] or [with text, without]. `coefficients` [C, L]. Codes that the
-        delay pattern has no place for at `step` are pad, and so are those of a column at a context's begin.
+        `cache` holds the rows of one of the stream's caches that are read: [with text] or [with text, without]; there
+        must be room for the text. `coefficients` [C, L]. Codes that the delay pattern has no place for at `step` are
+        pad, and so are those of a column at a context's begin.
         """
         self._host_inputs[:-2] = torch.from_numpy(column)
         self._host_inputs[-2], self._host_inputs[-1] = position, step
         self._buffers.inputs.copy_(self._host_inputs, non_blocking=True)
         self._take_settings(settings)
         self._take_coefficients(coefficients)
-        has_text = cross is not None and cross.rows > 0
-        if cross is not None and has_text:
+        if cross is not None:
             self._take_text(cross)
-        form = _Form(cache.kv.data_ptr(), bucket_of(position + 1, cache.length), cache.rows, has_text)
-        if form not in self._forms:
-            self._forms[form] = self._made(lambda: self._run(cache, form))
+        form = _Form(cache.kv.data_ptr(), bucket_of(position + 1, cache.length), cache.rows, cross is not None)
         self._forms[form]()
         codes: Codes = self._buffers.codes.cpu().numpy().copy()
         return codes
@@ -172,15 +189,12 @@ class WholeStep:
         self._coefficients = coefficients
 
     def _take_text(self, cross: CrossCache) -> None:
-        """Copy a prompt's keys and values to where the step reads them; more room makes all forms anew."""
+        """Copy a prompt's keys and values to where the step reads them."""
         if cross is self._cross:
             return
-        if cross.rows > 1:
+        if cross.rows != 1:
             raise ValueError(f"a text of {cross.rows} rows, expected 1")
-        tokens, room = cross.keys.shape[3], self._text.keys.shape[3]
-        if tokens > room:
-            self._text = self._room_for_text(1 << (tokens - 1).bit_length())
-            self._forms.clear()
+        tokens = cross.keys.shape[3]
         self._text.keys[:, :, :, :tokens] = cross.keys
         self._text.values[:, :, :, :tokens] = cross.values
         assert self._text.mask is not None
@@ -192,7 +206,7 @@ class WholeStep:
         config, weight = self._decoder.config, self._decoder.embedding.weight
         shape = (config.layers, 1, config.heads, tokens, config.head_width)
         keys, values = torch.zeros(2, *shape, dtype=weight.dtype, device=weight.device)
-        mask = torch.zeros(1, 1, 1, tokens, dtype=torch.bool, device=weight.device)
+        mask = torch.ones(1, 1, 1, tokens, dtype=torch.bool, device=weight.device)  # no share of nothing in a capture
         return CrossCache(keys, values, mask)
 
     def _run(self, cache: KVCache, form: _Form) -> None:
