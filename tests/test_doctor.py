@@ -136,3 +136,14 @@ def test_a_buffer_that_play_does_not_take_is_refused(buffer: str) -> None:
     result = _doctor("--buffer", buffer)
     assert result.returncode == 2
     assert result.stderr.strip() == f"rfm-live: buffer is {buffer} ms, expected 60..10000"
+
+
+@pytest.mark.parametrize(
+    "compute, words",
+    [("tpu", "expected cpu, cuda, cuda:N or mps"), ("cuda:99", "but torch sees")],
+)
+def test_a_device_that_play_does_not_take_is_refused(compute: str, words: str) -> None:
+    result = _doctor("--compute", compute)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"rfm-live: compute is '{compute}', ") and words in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1

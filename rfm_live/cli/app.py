@@ -140,14 +140,15 @@ def doctor(
     bank: Bank = None,
     buffer: Annotated[float, typer.Option(help="milliseconds of buffer to judge, as `play` takes them")] = 240.0,
     precision: Precision = "fp32",
+    compute: Compute = "cpu",
     trust_pickle: TrustPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure which checkpoints this machine plays, and how soon a knob is heard; exit code 1 if not this one."""
-    from rfm_live.cli.doctor import run_doctor
+    from rfm_live.cli.doctor import Asked, run_doctor
 
     with one_line_errors():
-        run_doctor(checkpoint, bank, buffer, trust_pickle, as_json, precision)
+        run_doctor(Asked(checkpoint, bank, buffer, trust_pickle, precision, compute), as_json)
 
 
 @app.command()

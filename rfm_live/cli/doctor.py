@@ -40,45 +40,63 @@ class Findings:
     trials: "list[Trial]"
 
 
-def run_doctor(
-    checkpoint: str, bank: str | None, buffer_ms: float, trust_pickle: bool, as_json: bool, precision: str = "fp32"
-) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """What is to be judged: the options of `play` by the same names."""
+
+    checkpoint: str
+    bank: str | None
+    buffer_ms: float
+    trust_pickle: bool
+    precision: str
+    compute: str
+
+
+def run_doctor(asked: Asked, as_json: bool) -> None:
     """Print what was found; exit code 1 when the checkpoint cannot be played here with this buffer.
 
-    Raises StartError for a buffer or a precision that `play` does not take, and for names that stand for nothing.
+    Raises StartError for a buffer, a precision or a device that `play` does not take, and for names that stand for
+    nothing.
     """
+    buffer_ms = asked.buffer_ms
     if not LEAST_BUFFER_MS <= buffer_ms <= _LONGEST_BUFFER_MS:
         raise StartError(f"buffer is {buffer_ms:g} ms, expected {LEAST_BUFFER_MS:g}..{_LONGEST_BUFFER_MS:g}")
-    found = _examine(checkpoint, bank, buffer_ms, precision, trust_pickle)
+    found = _examine(asked)
     if as_json:
         console.print(json.dumps(_told(found), indent=2), soft_wrap=True)
     else:
-        _print(found, checkpoint)
+        _print(found, asked)
     if not found.trials[0].judgement.can_play:
         raise typer.Exit(1)
 
 
-def _examine(checkpoint: str, bank: str | None, buffer_ms: float, precision: str, trust_pickle: bool) -> Findings:
-    folder, bank_path = checkpoint_folder(checkpoint), bank_file(bank, checkpoint)
+def _examine(asked: Asked) -> Findings:
+    checkpoint = asked.checkpoint
+    folder, bank_path = checkpoint_folder(checkpoint), bank_file(asked.bank, checkpoint)
 
     import torch
 
     from rfm_live.bench.trial import conditions, try_checkpoint, try_sizes
     from rfm_live.engine.defaults import default_settings
+    from rfm_live.engine.opening import compute_device
     from rfm_live.engine.player import Engine
     from rfm_live.model.checkpoint import load_checkpoint
+    from rfm_live.model.products import PRECISIONS
     from rfm_live.steering.bank import load_bank
 
     torch.set_num_threads(1)
-    machine = this_machine()
-    model = load_checkpoint(folder, trust_pickle=trust_pickle)
-    model.decoder.prepare(precision)
+    device = compute_device(asked.compute)
+    machine = this_machine(torch.cuda.get_device_name(device) if device.type == "cuda" else None)
+    memory_bytes = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else machine.memory_bytes
+    model = load_checkpoint(folder, device, trust_pickle=asked.trust_pickle)
+    model.decoder.prepare(asked.precision)
     decoder = model.config.decoder
     concepts = None if bank_path is None else load_bank(bank_path, decoder.layers, decoder.width, model.sha256)
     prompt = DEFAULT_PROMPT if checkpoint == EMBEDDED else ""
     engine = Engine(model, concepts, default_settings(folder, model.config, prompt=prompt))
-    given = conditions(torch.device("cpu"), buffer_ms, machine.memory_bytes)
-    trials = [try_checkpoint(checkpoint, engine, model, given), *try_sizes(given)]
+    given = conditions(device, asked.buffer_ms, memory_bytes)
+    precisions = PRECISIONS if device.type == "cpu" else ("fp32",)  # elsewhere `play` computes in this one
+    trials = [try_checkpoint(checkpoint, engine, model, given), *try_sizes(given, precisions)]
     size = sum(parameter.numel() for parameter in model.decoder.parameters()) / 1e6
     return Findings(
         machine,
@@ -87,44 +105,44 @@ def _examine(checkpoint: str, bank: str | None, buffer_ms: float, precision: str
         f"{decoder.layers} blocks of width {decoder.width}, {size:.1f} M, sha256 {model.sha256[:12]}",
         "none" if concepts is None else f"{len(concepts.names)} concepts",
         asdict(given.speed),
-        buffer_ms,
+        asked.buffer_ms,
         trials,
     )
 
 
-def _print(found: Findings, checkpoint: str) -> None:
+def _print(found: Findings, asked: Asked) -> None:
     about = Table("what", "found", "verdict", show_edge=False)
     about.add_row("python", platform.python_version(), "ok")
     about.add_row("sound", *found.sound)
     for _, port, name in _PORTS:
         about.add_row(f"port {port}", name, "free" if found.ports[port] else "in use: choose another")
-    about.add_row("torch", found.machine.versions["torch"], "cpu, one thread")
+    about.add_row("torch", found.machine.versions["torch"], f"{asked.compute}, one thread")
     about.add_row(
         "memory", f"{found.bandwidth['copy'] / 1e9:.1f} GB/s copied, {found.bandwidth['read'] / 1e9:.1f} read", "ok"
     )
     about.add_row("checkpoint", found.checkpoint, "ok")
     about.add_row("bank", found.bank, "ok")
-    asked = found.trials[0]
-    frame, judgement = asked.frame, asked.judgement
+    trial = found.trials[0]
+    frame, judgement = trial.frame, trial.judgement
     assert frame is not None  # the checkpoint that was asked for is measured
     times = f"p50 {frame.p50_ms:.1f} ms, p95 {frame.p95_ms:.1f} ms, p99 {frame.p99_ms:.1f} ms"
     verdict = f"{judgement.real_time_factor:.1f}x real time"
-    about.add_row("frame of 20 ms", f"{times}, of which the codec {asked.codec_ms:.1f} ms", verdict)
+    about.add_row("frame of 20 ms", f"{times}, of which the codec {trial.codec_ms:.1f} ms", verdict)
     console.print(about)
     console.print()
     console.print(_trial_table(found))
-    for trial in found.trials[1:]:
-        if trial.judgement.reason:
-            console.print(f"{trial.checkpoint}, {trial.precision}: {trial.judgement.reason}.", soft_wrap=True)
+    for size in found.trials[1:]:
+        if size.judgement.reason:
+            console.print(f"{size.checkpoint}, {size.precision}: {size.judgement.reason}.", soft_wrap=True)
     console.print()
-    if asked.processor_ms is not None and frame.p50_ms > _CROWDED * asked.processor_ms:
-        words = f"a frame takes {asked.processor_ms:.1f} ms where it is left alone"
+    if trial.processor_ms is not None and frame.p50_ms > _CROWDED * trial.processor_ms:
+        words = f"a frame takes {trial.processor_ms:.1f} ms where it is left alone"
         console.print(f"Other programs use this core now: {words}.", soft_wrap=True)
     if judgement.can_play:
         words = f"with {found.buffer_ms:g} ms of buffer a knob is heard after {judgement.delay_ms:.0f} ms"
         console.print(f"Ready: rfm-live play; {words} and the device's own.", soft_wrap=True)
     else:
-        console.print(f"This machine cannot play '{checkpoint}': {judgement.reason}.", soft_wrap=True)
+        console.print(f"This machine cannot play '{asked.checkpoint}': {judgement.reason}.", soft_wrap=True)
 
 
 def _trial_table(found: Findings) -> Table:
