@@ -63,6 +63,16 @@ def resident_bytes() -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def available_bytes() -> int | None:
+    """Memory that programs can still take, None where the system does not tell (it is Linux that does)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * found[0] if found else None
+
+
 @contextmanager
 def other_core_busy() -> Iterator[bool]:
     """Keep one other core busy with an endless loop meanwhile -> whether there is another core."""

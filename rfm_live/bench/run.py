@@ -9,7 +9,7 @@ import torch
 
 from rfm_live.bench.decoding import Clip, decoding_figures, decoding_section
 from rfm_live.bench.endurance import measure_stream
-from rfm_live.bench.machine import Machine
+from rfm_live.bench.machine import available_bytes
 from rfm_live.bench.report import Section
 from rfm_live.bench.shapes import (
     CODEC_32KHZ,
@@ -31,7 +31,7 @@ from rfm_live.steering.bank import load_bank
 SECTIONS = ("step", "steering", "decoding", "stream")
 SHAPES = (EMBEDDED, *SIZES)
 _GUIDANCE = 3.0
-_MODELS = 2 + 1 + 0.5 + 0.25  # transformers' weights, ours as loaded, and ours as steps keep them: fp32, fp16, int8
+_MODELS = 2  # transformers' weights and ours while these are made; then what both read, and what steps keep of it
 _SPARE_BYTES = 2 << 30  # for the program itself and the rest of the machine
 
 
@@ -74,15 +74,13 @@ _CLIPS = {EMBEDDED: Clip(150, 50, 5), "32 kHz, 64 filters": Clip(50, 50, 3)}
 _QUICK_CLIP = Clip(25, 10, 2)
 
 
-def run(
-    options: Options, device: torch.device, machine: Machine, tell: Callable[[str], None]
-) -> tuple[dict[str, Section], list[str]]:
+def run(options: Options, device: torch.device, tell: Callable[[str], None]) -> tuple[dict[str, Section], list[str]]:
     """Measure -> the sections by name, and what was left out and why. `tell` hears what is being measured."""
     figures: dict[str, dict[str, Any]] = {"step": {}, "steering": {}, "decoding": {}}
     left_out = []
     wanted = [name for name in ("step", "steering") if name in options.sections]
     for shape in options.shapes if wanted else ():
-        if reason := too_large(shape, device, machine):
+        if reason := too_large(shape, device, _free_bytes(device)):
             left_out.append(reason)
             continue
         tell(f"{shape}: making the models")
@@ -144,14 +142,17 @@ def _dtype(device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def too_large(shape: str, device: torch.device, machine: Machine) -> str | None:
-    """Why a shape cannot be measured here: both models must fit in memory, and the forms of ours."""
-    if shape == EMBEDDED:
+def too_large(shape: str, device: torch.device, free_bytes: int | None) -> str | None:
+    """Why a shape cannot be measured here: both models must fit into memory that is free (None: nobody knows)."""
+    if shape == EMBEDDED or free_bytes is None:
         return None
-    has = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else machine.memory_bytes
     dtype = _dtype(device)
     needs = round(_MODELS * weight_bytes(SIZES[shape].config, dtype.itemsize)) + _SPARE_BYTES
-    if not has or needs <= has:
+    if needs <= free_bytes:
         return None
     number = str(dtype).removeprefix("torch.")
-    return f"{shape}: two models in {number}, ours in every precision, take {needs / 1e9:.1f} GB of {has / 1e9:.1f} GB"
+    return f"{shape}: two models in {number} take {needs / 1e9:.1f} GB, and {free_bytes / 1e9:.1f} GB are free"
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_bytes()

@@ -17,6 +17,7 @@ from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.model.config import CodecConfig, DecoderConfig
 from rfm_live.model.decoder import Decoder
 from rfm_live.model.objects import from_transformers
+from rfm_live.model.transformers_layout import decoder_source
 from rfm_live.places import EMBEDDED, checkpoint_folder
 
 TEXT_TOKENS = 12
@@ -137,7 +138,18 @@ def random_pair(
                     part.copy_(pool[: len(part)])
     wishes = reference.generation_config
     wishes.decoder_start_token_id = wishes.pad_token_id = wishes.bos_token_id = decoder.vocab
-    return Pair(from_transformers(reference, device=device, dtype=dtype), reference, _tokens(device))
+    ours = from_transformers(reference, device=device, dtype=dtype)
+    _share(ours.decoder, reference)
+    return Pair(ours, reference, _tokens(device))
+
+
+def _share(decoder: Decoder, reference: Any) -> None:
+    """Let the reference read the decoder's own weights, so that both together take the memory of one."""
+    recipe = decoder_source({}, decoder.config, "ours").recipe
+    for name, weight in decoder.named_parameters():
+        keys = recipe[name].keys
+        for part, key in zip(weight.data.chunk(len(keys)), keys, strict=True):
+            reference.get_parameter(key).data = part
 
 
 def toy_codec(vocab: int) -> CodecConfig:

@@ -1,6 +1,6 @@
 """Sections "step" and "steering": one step of ours beside transformers', beside the memory floor, and steered."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +25,8 @@ FRAME_MS = 20.0
 CONCEPTS = (0, 1, 8, 32)
 TOP_K = 250
 _STRENGTH = 0.1
+_OF_NUMBERS = {4: ("fp32",), 2: ("fp16",)}
+"""The precision that a decoder was loaded in, by the bytes of a number."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def step_section(figures: Mapping[str, dict[str, Any]], guidance: float) -> Sect
                 (
                     f"{name}, {precision}",
                     f"{one['p50_ms']:.2f} / {one['p95_ms']:.2f} / {one['p99_ms']:.2f}",
-                    f"{found['transformers']['p50_ms']:.2f}",
+                    f"{one['transformers_ms']:.2f}",
                     f"{one['ratio']:.2f}x",
                     f"{one['real_time_factor']:.2f}x",
                     f"{one['bytes'] / 1e6:.1f} MB",
@@ -75,40 +77,32 @@ def step_section(figures: Mapping[str, dict[str, Any]], guidance: float) -> Sect
 
 
 def step_figures(pair: Pair, extent: Extent, device: torch.device, guidance: float) -> dict[str, Any]:
-    """Measure one shape: transformers, and ours in every precision that its steps can be in on this device."""
-    decoders = _decoders(pair, device)
-    blocks: dict[str, Callable[[], Floats]] = {
-        "transformers": partial(generate_laps, pair.reference, pair.tokens, extent.steps, guidance, TOP_K)
-    }
-    for precision, decoder in decoders.items():
-        stream = _stream(pair, decoder, extent, guidance, concepts=0)
-        blocks[precision] = partial(_our_laps, stream, extent.steps, None, device)
-    laps = in_turn(blocks, extent.rounds, device)
+    """Measure one shape, ours in every precision that its steps can be in on this device, each beside transformers.
+
+    One precision at a time, so that no more than one is in memory.
+    """
+    theirs = partial(generate_laps, pair.reference, pair.tokens, extent.steps, guidance, TOP_K)
     ours = {}
-    for precision, decoder in decoders.items():
-        rows, context = 2 if guidance != 1.0 else 1, (extent.steps + 1) / 2
-        numbers = (pair.number_bytes, WEIGHT_BYTES[precision])
-        moved = step_bytes(decoder.config, rows, context, TEXT_TOKENS, *numbers)
-        ours[precision] = _beside(laps[precision], laps["transformers"], moved, bandwidth(device, moved))
-        ours[precision]["logit_difference"] = pair.logit_difference(decoder)
-    return {"transformers": laps["transformers"].quantiles(), "ours": ours, "steps": extent.rounds * extent.steps}
-
-
-def _decoders(pair: Pair, device: torch.device) -> dict[str, Decoder]:
-    """Ours by precision; the first is the one that it was loaded in."""
-    if device.type != "cpu" or pair.number_bytes != 4:
-        return {"fp32" if pair.number_bytes == 4 else "fp16": pair.ours.decoder}
-    found = {}
-    for precision in PRECISIONS:
+    for precision in PRECISIONS if device.type == "cpu" and pair.number_bytes == 4 else _OF_NUMBERS[pair.number_bytes]:
         with suppress(StartError):  # no code for this CPU
-            found[precision] = pair.in_precision(precision)
-    return found
+            decoder = pair.in_precision(precision)
+            stream = _stream(pair, decoder, extent, guidance, concepts=0)
+            blocks = {"transformers": theirs, "ours": partial(_our_laps, stream, extent.steps, None, device)}
+            laps = in_turn(blocks, extent.rounds, device)
+            rows, context = 2 if guidance != 1.0 else 1, (extent.steps + 1) / 2
+            numbers = (pair.number_bytes, WEIGHT_BYTES[precision])
+            moved = step_bytes(decoder.config, rows, context, TEXT_TOKENS, *numbers)
+            ours[precision] = _beside(laps["ours"], laps["transformers"], moved, bandwidth(device, moved))
+            ours[precision]["logit_difference"] = pair.logit_difference(decoder)
+            del decoder, stream, blocks
+    return {"ours": ours, "steps": extent.rounds * extent.steps}
 
 
 def _beside(ours: Laps, theirs: Laps, moved: int, speed: Bandwidth) -> dict[str, Any]:
     floor_ms = 1000.0 * moved / speed.best
     return {
         **ours.quantiles(),
+        "transformers_ms": round(theirs.p50_ms, 4),
         "ratio": round(ratio(theirs, ours), 3),
         "real_time_factor": round(FRAME_MS / ours.p50_ms, 3),
         "bytes": moved,

@@ -37,7 +37,7 @@ def run_bench(
     )
     machine = this_machine(torch.cuda.get_device_name(device) if device.type == "cuda" else None)
     _silence_transformers()
-    found, left_out = run(options, device, machine, lambda text: errors.print(f"measuring {text}", soft_wrap=True))
+    found, left_out = run(options, device, lambda text: errors.print(f"measuring {text}", soft_wrap=True))
     command = shlex.join(_command(sections, shapes, minutes, is_quick, device_name))
     text = document(command, machine, list(found.values()), left_out)
     if output is not None:
