@@ -1,5 +1,6 @@
 """Models that are already loaded: transformers' and audiocraft's objects become the model that their files give."""
 
+import gc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import AutoProcessor, EncodecModel, MusicgenForConditionalGeneration, T5Config, T5EncoderModel
 
 from rfm_live.engine.player import Engine
@@ -59,6 +61,16 @@ def test_the_hash_is_of_the_tensors_and_changes_with_one(reference: Any, tmp_pat
 def test_a_model_without_tokenizer_takes_no_prompt(reference: Any) -> None:
     with pytest.raises(CheckpointError, match="was given without a tokenizer"):
         from_transformers(reference).text_encoder()
+
+
+def test_nothing_of_the_decoder_that_was_taken_is_kept(tiny_path: Path) -> None:
+    given = MusicgenForConditionalGeneration.from_pretrained(tiny_path)
+    weights = [StorageWeakRef(weight.untyped_storage()) for weight in given.decoder.parameters()]
+    taken = from_transformers(given)
+    assert not any(weight.expired() for weight in weights)
+    del given
+    gc.collect()
+    assert taken.decoder is not None and all(weight.expired() for weight in weights)
 
 
 def test_the_weights_are_copies(reference: Any) -> None:

@@ -89,10 +89,11 @@ def _made(
     judge(config, decoder, codec)
     digest = _hash(decoder, codec)
     modules = build(config, decoder, codec, device, dtype, codec_dtype)
+    place = decoder.place  # what is returned must not hold the source, and with it every weight twice
 
     def text_encoder() -> TextEncoder:
         if tokenizer is None:
-            raise CheckpointError(f"{decoder.place}: was given without a tokenizer, which prompts need")
+            raise CheckpointError(f"{place}: was given without a tokenizer, which prompts need")
         return TextEncoder(text_module, tokenizer)
 
     return MusicGen(config, *modules, None, lambda: digest, text_encoder)
