@@ -8,6 +8,7 @@ import torch
 from rfm_kernels.reference import combine_directions
 from torch import Tensor
 
+from rfm_live.engine.played import PlayedSteering
 from rfm_live.engine.stream import TokenStream, Window
 from rfm_live.errors import RfmError
 from rfm_live.model.config import DecoderConfig
@@ -178,6 +179,21 @@ def test_zero_coefficients_give_the_codes_of_no_steering(decoder: Decoder, direc
     for _ in range(100):
         a, b = plain.step(), zero.step(none)
         assert a is b is None or a.tolist() == b.tolist()  # type: ignore[union-attr]
+
+
+def test_a_buffer_that_is_turned_again_is_remembered_as_it_was_at_every_column(directions: Tensor) -> None:
+    concepts, layers = directions.shape[:2]
+    played, values = PlayedSteering(directions, 4), (0.5, 0.5, -0.2, 0.0)
+    buffer = np.zeros((concepts, layers), np.float32)
+    for column, value in enumerate(values):
+        buffer[:] = value
+        played.record(column, buffer)
+    for column, value in enumerate(values[:3]):
+        acting = played.injections(column, column + 1, 2)
+        assert acting is not None and acting.block is not None
+        torch.testing.assert_close(acting.block.push[:, 0, 0], value * directions.sum(0))
+    assert played.frame(0) is played.frame(1)
+    assert played.injections(3, 4, 2) is None
 
 
 @pytest.mark.parametrize("pressed", [0, 3, 20, 25, 38, 39])

@@ -27,17 +27,31 @@ class PlayedSteering:
         """`directions` [C, L, D]; `kept` columns are remembered."""
         self._directions = directions.transpose(0, 1).contiguous()  # [L, C, D]
         self._frames: list[FrameSteering | None] = [None] * kept
-        self._latest: tuple[Coefficients, Injections] | None = None  # a held knob is summed once
+        self._held: FrameSteering | None = None  # the newest plain frame; while no knob moves, all frames are this one
+        self._held_bytes = b""
+        self._summed: tuple[FrameSteering, Injections] | None = None  # a held frame is summed once
 
-    def record(self, column: int, frame: FrameSteering | None) -> None:
-        """Remember what a column is steered with. Raises ValueError when it is made for another bank or decoder."""
-        if frame is not None:
-            layers, concepts = self._directions.shape[:2]
-            if frame.coefficients.shape != (concepts, layers):
-                raise ValueError(f"coefficients are {frame.coefficients.shape}, expected {(concepts, layers)}")
-            if not frame.coefficients.any():
-                frame = None
-        self._frames[column % len(self._frames)] = frame
+    def record(self, column: int, steering: FrameSteering | Coefficients | None) -> None:
+        """Remember what a column is steered with; of an array a copy.
+
+        Raises ValueError when it is made for another bank or decoder.
+        """
+        self._frames[column % len(self._frames)] = None if steering is None else self._kept(steering)
+
+    def _kept(self, steering: FrameSteering | Coefficients) -> FrameSteering | None:
+        """The frame to remember: one and the same while a knob is held, None where nothing acts."""
+        given = steering if isinstance(steering, FrameSteering) else None
+        coefficients = steering.coefficients if isinstance(steering, FrameSteering) else steering
+        layers, concepts = self._directions.shape[:2]
+        if coefficients.shape != (concepts, layers):
+            raise ValueError(f"coefficients are {coefficients.shape}, expected {(concepts, layers)}")
+        if given is not None and not given.is_plain:
+            return given if coefficients.any() else None
+        held = coefficients.tobytes()
+        if held != self._held_bytes:
+            frame = FrameSteering(coefficients.copy()) if given is None else given
+            self._held, self._held_bytes = frame if coefficients.any() else None, held
+        return self._held
 
     def frame(self, column: int) -> FrameSteering | None:
         """What a column is steered with; None for nothing."""
@@ -59,19 +73,19 @@ class PlayedSteering:
         if all(frame is None for frame in frames):
             return None
         if len(frames) == 1 and frames[0] is not None and frames[0].is_plain:
-            return self._pushed(frames[0].coefficients)
+            return self._pushed(frames[0])
         strengths = np.stack([self._none if frame is None else frame.coefficients for frame in frames])  # [T, C, L]
         if all(frame is None or frame.is_plain for frame in frames):
             return Injections(SiteInjection(self._combined(strengths[None])))
         return self._mixed(frames, strengths, rows)
 
-    def _pushed(self, coefficients: Coefficients) -> Injections:
+    def _pushed(self, frame: FrameSteering) -> Injections:
         """Sum the directions for one column that every row shares."""
-        if self._latest is None or not np.array_equal(self._latest[0], coefficients):
-            weights = self._tensor(coefficients).t().unsqueeze(1)  # [L, 1, C]
+        if self._summed is None or self._summed[0] is not frame:
+            weights = self._tensor(frame.coefficients).t().unsqueeze(1)  # [L, 1, C]
             pushes = torch.bmm(weights, self._directions).unsqueeze(1)  # [L, 1, 1, D]
-            self._latest = coefficients, Injections(SiteInjection(pushes))
-        return self._latest[1]
+            self._summed = frame, Injections(SiteInjection(pushes))
+        return self._summed[1]
 
     @property
     def _none(self) -> Floats:

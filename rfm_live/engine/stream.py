@@ -199,7 +199,7 @@ class TokenStream:
         """
         self._plan_context()
         column = self._column
-        self._played.record(column, FrameSteering(steering.copy()) if isinstance(steering, np.ndarray) else steering)
+        self._played.record(column, steering)
         codes = self._next_codes(column)
         self._column = column + 1
         self._columns[self._column % len(self._columns)] = codes
