@@ -69,7 +69,7 @@ _PLANS = {
     "medium": Plan(Extent(3, 5), Extent(2, 4)),
     "large": Plan(Extent(2, 4), Extent(2, 3)),
 }
-_QUICK = Plan(Extent(2, 12), Extent(2, 6))
+_QUICK = Plan(Extent(2, 12), Extent(4, 12))
 _CLIPS = {EMBEDDED: Clip(150, 50, 5), "32 kHz, 64 filters": Clip(50, 50, 3)}
 _QUICK_CLIP = Clip(25, 10, 2)
 
