@@ -2,8 +2,10 @@
 
 import copy
 import json
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -243,3 +245,23 @@ def test_a_quick_run_ends_with_figures_that_obey_physics(tmp_path: Path) -> None
     assert stream["cache_bytes"] > 0
     written = (tmp_path / "found.md").read_text()
     assert written.count("## ") == 4 and "`rfm-live bench --minutes 1 --quick`" in written
+
+
+def test_a_run_that_is_cut_off_keeps_what_was_measured(tmp_path: Path) -> None:
+    written = tmp_path / "found.md"
+    line = command("bench", "decoding", "stream", "--minutes", "30", "--write", str(written))
+    running = subprocess.Popen(line, env=environment(), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        until = time.monotonic() + 240
+        while running.poll() is None and time.monotonic() < until:
+            if written.is_file() and "## " in written.read_text():
+                running.send_signal(signal.SIGINT)
+                break
+            time.sleep(0.05)
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
+        running.communicate()
+    assert running.returncode == 130 and "stopped" in said.decode()
+    text = written.read_text()
+    assert text.count("## ") == 1 and "| embedded |" in text

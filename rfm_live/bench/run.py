@@ -1,8 +1,9 @@
 """What a run of the bench measures, in which extent, and what it leaves out for want of memory."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,12 +73,40 @@ _PLANS = {
 _QUICK = Plan(Extent(2, 12), Extent(4, 12))
 _CLIPS = {EMBEDDED: Clip(150, 50, 5), "32 kHz, 64 filters": Clip(50, 50, 3)}
 _QUICK_CLIP = Clip(25, 10, 2)
+_SECTIONS: dict[str, Callable[[dict[str, dict[str, Any]]], Section]] = {
+    "step": partial(step_section, guidance=_GUIDANCE),
+    "steering": steering_section,
+    "decoding": decoding_section,
+}
 
 
-def run(options: Options, device: torch.device, tell: Callable[[str], None]) -> tuple[dict[str, Section], list[str]]:
-    """Measure -> the sections by name, and what was left out and why. `tell` hears what is being measured."""
+def run(
+    options: Options, device: torch.device, tell: Callable[[str], None]
+) -> Iterator[tuple[dict[str, Section], list[str]]]:
+    """Measure -> after every measurement the sections so far by name, and what was left out and why.
+
+    `tell` hears what is being measured. There is one answer at least.
+    """
     figures: dict[str, dict[str, Any]] = {"step": {}, "steering": {}, "decoding": {}}
-    left_out = []
+    sections: dict[str, Section] = {}
+    left_out: list[str] = []
+    for section in _figures(options, device, tell, figures, left_out):
+        sections[section] = _SECTIONS[section](figures[section])
+        yield {name: sections[name] for name in SECTIONS if name in sections}, left_out
+    if "stream" in options.sections:
+        tell(f"{EMBEDDED}: a stream of {options.minutes:g} minutes")
+        sections["stream"] = _stream(options, device, tell)
+    yield {name: sections[name] for name in SECTIONS if name in sections}, left_out
+
+
+def _figures(
+    options: Options,
+    device: torch.device,
+    tell: Callable[[str], None],
+    figures: dict[str, dict[str, Any]],
+    left_out: list[str],
+) -> Iterator[str]:
+    """Fill in `figures` by section and shape, and `left_out`; the name of the section after every new figure."""
     wanted = [name for name in ("step", "steering") if name in options.sections]
     for shape in options.shapes if wanted else ():
         if reason := too_large(shape, device, _free_bytes(device)):
@@ -90,33 +119,17 @@ def run(options: Options, device: torch.device, tell: Callable[[str], None]) -> 
             measure = step_figures if name == "step" else steering_figures
             extent = plan.step if name == "step" else plan.steering
             figures[name][shape] = measure(pair, extent, device, _GUIDANCE)
+            yield name
         del pair
         gc.collect()
-    if "decoding" in options.sections:
-        figures["decoding"] = _decoding(options, device, tell)
-    sections: dict[str, Section] = {}
-    if figures["step"]:
-        sections["step"] = step_section(figures["step"], _GUIDANCE)
-    if figures["steering"]:
-        sections["steering"] = steering_section(figures["steering"])
-    if figures["decoding"]:
-        sections["decoding"] = decoding_section(figures["decoding"])
-    if "stream" in options.sections:
-        tell(f"{EMBEDDED}: a stream of {options.minutes:g} minutes")
-        sections["stream"] = _stream(options, device, tell)
-    return sections, left_out
-
-
-def _decoding(options: Options, device: torch.device, tell: Callable[[str], None]) -> dict[str, Any]:
-    figures = {}
-    for name, clip in _CLIPS.items():
-        if options.is_quick and name != EMBEDDED:
+    for codec, clip in _CLIPS.items() if "decoding" in options.sections else ():
+        if options.is_quick and codec != EMBEDDED:
             continue
-        tell(f"{name}: decoding")
+        tell(f"{codec}: decoding")
         size = Size(64, 1, text_width=64)
-        pair = embedded_pair(device) if name == EMBEDDED else random_pair(size.config, CODEC_32KHZ, device)
-        figures[name] = decoding_figures(pair, _QUICK_CLIP if options.is_quick else clip, device)
-    return figures
+        pair = embedded_pair(device) if codec == EMBEDDED else random_pair(size.config, CODEC_32KHZ, device)
+        figures["decoding"][codec] = decoding_figures(pair, _QUICK_CLIP if options.is_quick else clip, device)
+        yield "decoding"
 
 
 def _stream(options: Options, device: torch.device, tell: Callable[[str], None]) -> Section:

@@ -19,7 +19,10 @@ _QUICK_MINUTES = 0.05
 def run_bench(
     sections: list[str], shapes: list[str], minutes: float, is_quick: bool, device_name: str, output: Path | None
 ) -> None:
-    """Measure, print tables and one JSON line, write the tables to `output`. Raises StartError for wrong options."""
+    """Measure, print tables and one JSON line; write the tables to `output`, anew after every measurement.
+
+    Raises StartError for wrong options.
+    """
     if output is not None and not output.absolute().parent.is_dir():
         raise StartError(f"'{output}' cannot be written: its folder does not exist")
 
@@ -37,11 +40,11 @@ def run_bench(
     )
     machine = this_machine(torch.cuda.get_device_name(device) if device.type == "cuda" else None)
     _silence_transformers()
-    found, left_out = run(options, device, lambda text: errors.print(f"measuring {text}", soft_wrap=True))
     command = shlex.join(_command(sections, shapes, minutes, is_quick, device_name))
-    text = document(command, machine, list(found.values()), left_out)
-    if output is not None:
-        output.write_text(text, encoding="utf-8")
+    for found, left_out in run(options, device, lambda text: errors.print(f"measuring {text}", soft_wrap=True)):
+        text = document(command, machine, list(found.values()), left_out)
+        if output is not None:
+            output.write_text(text, encoding="utf-8")
     console.print(text, soft_wrap=True)
     console.print(json_line(machine, found, left_out), soft_wrap=True)
 
