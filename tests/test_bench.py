@@ -244,6 +244,7 @@ def test_a_quick_run_ends_with_figures_that_obey_physics(tmp_path: Path) -> None
     assert stream["frame"]["p50_ms"] <= stream["frame"]["p99_ms"] and stream["last_minute_over_first"] > 0
     assert stream["cache_bytes"] > 0
     written = (tmp_path / "found.md").read_text()
+    assert "cut off" not in written
     assert written.count("## ") == 4 and "`rfm-live bench --minutes 1 --quick`" in written
 
 
@@ -264,4 +265,4 @@ def test_a_run_that_is_cut_off_keeps_what_was_measured(tmp_path: Path) -> None:
         running.communicate()
     assert running.returncode == 130 and "stopped" in said.decode()
     text = written.read_text()
-    assert text.count("## ") == 1 and "| embedded |" in text
+    assert text.count("## ") == 1 and "| embedded |" in text and "the run was cut off" in text

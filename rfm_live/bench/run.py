@@ -90,7 +90,8 @@ def run(
     figures: dict[str, dict[str, Any]] = {"step": {}, "steering": {}, "decoding": {}}
     sections: dict[str, Section] = {}
     left_out: list[str] = []
-    for section in _figures(options, device, tell, figures, left_out):
+    for section, subject, found in _figures(options, device, tell, left_out):
+        figures[section][subject] = found
         sections[section] = _SECTIONS[section](figures[section])
         yield {name: sections[name] for name in SECTIONS if name in sections}, left_out
     if "stream" in options.sections:
@@ -100,13 +101,9 @@ def run(
 
 
 def _figures(
-    options: Options,
-    device: torch.device,
-    tell: Callable[[str], None],
-    figures: dict[str, dict[str, Any]],
-    left_out: list[str],
-) -> Iterator[str]:
-    """Fill in `figures` by section and shape, and `left_out`; the name of the section after every new figure."""
+    options: Options, device: torch.device, tell: Callable[[str], None], left_out: list[str]
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Section, shape or codec, and what was measured of it; what does not fit is added to `left_out`."""
     wanted = [name for name in ("step", "steering") if name in options.sections]
     for shape in options.shapes if wanted else ():
         if reason := too_large(shape, device, _free_bytes(device)):
@@ -118,8 +115,7 @@ def _figures(
             tell(f"{shape}: {name}")
             measure = step_figures if name == "step" else steering_figures
             extent = plan.step if name == "step" else plan.steering
-            figures[name][shape] = measure(pair, extent, device, _GUIDANCE)
-            yield name
+            yield name, shape, measure(pair, extent, device, _GUIDANCE)
         del pair
         gc.collect()
     for codec, clip in _CLIPS.items() if "decoding" in options.sections else ():
@@ -128,8 +124,7 @@ def _figures(
         tell(f"{codec}: decoding")
         size = Size(64, 1, text_width=64)
         pair = embedded_pair(device) if codec == EMBEDDED else random_pair(size.config, CODEC_32KHZ, device)
-        figures["decoding"][codec] = decoding_figures(pair, _QUICK_CLIP if options.is_quick else clip, device)
-        yield "decoding"
+        yield "decoding", codec, decoding_figures(pair, _QUICK_CLIP if options.is_quick else clip, device)
 
 
 def _stream(options: Options, device: torch.device, tell: Callable[[str], None]) -> Section:

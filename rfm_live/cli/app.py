@@ -163,7 +163,9 @@ def bench(
     minutes: Annotated[float, typer.Option(help="music that `stream` plays; 30 tells whether anything grows")] = 1.0,
     quick: Annotated[bool, typer.Option("--quick", help="only the embedded checkpoint, in seconds")] = False,
     device: Annotated[str, typer.Option(help="where the models are: cpu, cuda, cuda:1, ...")] = "cpu",
-    write: Annotated[Path | None, typer.Option(help="file for the tables, in markdown")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="file for the tables, in markdown, written anew after every measurement")
+    ] = None,
 ) -> None:
     """Measure the engine beside transformers and against this machine's memory. Ends with one JSON line."""
     from rfm_live.cli.bench import run_bench

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 _QUICK_MINUTES = 0.05
+_UNFINISHED = "what else was asked for: the run was cut off"
 
 
 def run_bench(
@@ -42,9 +43,12 @@ def run_bench(
     _silence_transformers()
     command = shlex.join(_command(sections, shapes, minutes, is_quick, device_name))
     for found, left_out in run(options, device, lambda text: errors.print(f"measuring {text}", soft_wrap=True)):
-        text = document(command, machine, list(found.values()), left_out)
         if output is not None:
-            output.write_text(text, encoding="utf-8")
+            so_far = document(command, machine, list(found.values()), [*left_out, _UNFINISHED])
+            output.write_text(so_far, encoding="utf-8")
+    text = document(command, machine, list(found.values()), left_out)
+    if output is not None:
+        output.write_text(text, encoding="utf-8")
     console.print(text, soft_wrap=True)
     console.print(json_line(machine, found, left_out), soft_wrap=True)
 
