@@ -203,7 +203,7 @@ TRANSFORMERS: dict[str, tuple[Damage, str]] = {
     "embeddings of other width": (config_changed("decoder", "hidden_size", 256), "shape [65, 128], expected [65, 256]"),
     "absurd depth": (
         config_changed("decoder", "num_hidden_layers", 256),
-        "layers.3.self_attn_layer_norm.weight' is missing",
+        "layers.3.self_attn.q_proj.weight' is missing",
     ),
     "absurd positions": (
         config_changed("decoder", "max_position_embeddings", 10**9),

@@ -127,7 +127,7 @@ def open_checkpoint(path: Path, trust_pickle: bool = False) -> OpenCheckpoint:
 
 def judge(config: MusicGenConfig, decoder_source: ModuleSource, codec_source: ModuleSource) -> None:
     """Hold names, shapes and types of what is stored against the configuration. Raises `CheckpointError`."""
-    _check_width(decoder_source, config)
+    _check_size(decoder_source, config)
     with torch.device("meta"):
         decoder, codec = Decoder(config.decoder), Codec(config.codec)
     check(decoder, decoder_source)
@@ -224,9 +224,11 @@ def codec_names(config: CodecConfig) -> dict[str, bool]:
     return {name: name.startswith(transposed) for name in codec.state_dict()}
 
 
-def _check_width(source: ModuleSource, config: MusicGenConfig) -> None:
-    """Hold the configuration against one small fact of the file before tables of its size are made."""
+def _check_size(source: ModuleSource, config: MusicGenConfig) -> None:
+    """Hold the configuration against the file's names and one small shape before modules of its size are made."""
+    for part in source.recipe.values():
+        for key in part.keys:
+            if key not in source.weights:
+                raise CheckpointError(f"{source.place}: key '{key}' is missing")
     key = source.recipe["embedding.weight"].keys[0]
-    if key not in source.weights:
-        raise CheckpointError(f"{source.place}: key '{key}' is missing")
     source.weights[key].check((config.decoder.vocab + 1, config.decoder.width))
