@@ -66,12 +66,18 @@ class ModuleSource:
         keys = {key for part in self.recipe.values() for key in part.keys}
         return [self.weights[key] for key in sorted(keys)]
 
+    def stored_keys(self, name: str) -> tuple[str, ...]:
+        """The keys of one parameter. Raises `CheckpointError` for a missing one."""
+        keys = self.recipe[name].keys
+        for key in keys:
+            if key not in self.weights:
+                raise CheckpointError(f"{self.place}: key '{key}' is missing")
+        return keys
+
     def expected_shapes(self, name: str, target: Tensor) -> Iterator[tuple[str, tuple[int, ...]]]:
         """The keys of one parameter and the shapes they must have. Raises `CheckpointError` for a missing one."""
         part, shape = self.recipe[name], tuple(target.shape)
-        for key in part.keys:
-            if key not in self.weights:
-                raise CheckpointError(f"{self.place}: key '{key}' is missing")
+        for key in self.stored_keys(name):
             match part:
                 case Joined(keys, _, count, blocks):
                     yield key, (shape[0] // len(keys) // count * blocks, *shape[1:])

@@ -226,9 +226,7 @@ def codec_names(config: CodecConfig) -> dict[str, bool]:
 
 def _check_size(source: ModuleSource, config: MusicGenConfig) -> None:
     """Hold the configuration against the file's names and one small shape before modules of its size are made."""
-    for part in source.recipe.values():
-        for key in part.keys:
-            if key not in source.weights:
-                raise CheckpointError(f"{source.place}: key '{key}' is missing")
-    key = source.recipe["embedding.weight"].keys[0]
+    for name in source.recipe:
+        source.stored_keys(name)
+    key = source.stored_keys("embedding.weight")[0]
     source.weights[key].check((config.decoder.vocab + 1, config.decoder.width))
