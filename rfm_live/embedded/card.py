@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from rfm_live.embedded.composer import INSTRUMENTS
+
 _TEXT = """# The embedded checkpoint of rfm_live
 
 A MusicGen checkpoint in the transformers layout (fp16), trained from nothing by `python -m rfm_live.embedded.train`.
 sha256 of the weights: `{sha256}`
 
 - **Codec**: causal EnCodec, 32 kHz mono, 50 frames per second, 4 codebooks of 512 entries (1.8 kbit/s), {filters}
-  filters. {codec_steps} steps in {codec_trained_minutes} minutes on one CPU core (multi-resolution spectral, waveform
-  and training-only pitch losses; no adversary), then {refined_steps} steps of its decoder alone in {refined_minutes}
-  minutes on losses that hear pitch.
+  filters. {codec_steps} steps in {codec_trained_minutes} minutes on one CPU core (spectra at five resolutions, quarter
+  tones, low waveform, levels, and a training-only pitch head; no adversary), then {refined_steps} steps of its decoder
+  alone in {refined_minutes} minutes; its output is scaled to the corpus's loudness.
 - **Decoder**: {layers} blocks of width {width}, {decoder_parameters} parameters; text encoder: T5 with 2 blocks of
-  width 128 and its own tokenizer, which first learned to tell styles by itself ({text_steps} steps). {decoder_steps}
+  width 128 and its own tokenizer, which first learned to tell styles by itself ({text_steps} steps). The decoder began
+  with heads that copy (`rfm_live.embedded.copying_heads`). {decoder_steps}
   steps in {decoder_trained_minutes} minutes on one CPU core; contexts up to 1024 frames. Played under guidance 2.
 - **Data**: {pieces} pieces of 30 s (seed {seed}) by our own composer (`rfm_live.embedded.composer`), rendered by
-  FluidSynth with the FluidR3 Mono soundfont (MIT), reverb and chorus off. Six instruments, bass and drums; the tonic
-  is uniform over the 12 pitch classes and never in the caption. {note}
+  FluidSynth with the FluidR3 Mono soundfont (MIT), reverb and chorus off. {instruments} instruments of {families}
+  families, bass and drums, 60 to 158 beats per minute; the tonic is uniform over the 12 pitch classes and never in the
+  caption. {note}
 - **Held-out loss** per codebook: {held_out_loss_nats} nats (uniform guess: 6.24).
 - **Licence**: Apache-2.0. No weights of anyone else were used.
 
@@ -36,8 +40,12 @@ def write_card(checkpoint: Path) -> None:
     training = json.loads((checkpoint / "training.json").read_text())
     meters = json.loads((checkpoint / "meters.json").read_text())
     rows = [f"### {name}\n\n{_table(values)}" for name, values in meters.items() if isinstance(values, dict)]
-    text = _TEXT.format(**{"note": "", **training}, sha256=meters["sha256"], meters="\n\n".join(rows))
+    text = _TEXT.format(**{"note": "", **training}, **_instruments(), sha256=meters["sha256"], meters="\n\n".join(rows))
     (checkpoint / "MODEL_CARD.md").write_text(text)
+
+
+def _instruments() -> dict[str, int]:
+    return {"instruments": len(INSTRUMENTS), "families": len({instrument.family for instrument in INSTRUMENTS})}
 
 
 def _table(values: dict[str, object]) -> str:

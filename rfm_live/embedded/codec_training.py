@@ -25,17 +25,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import EncodecConfig, EncodecModel
 
+from rfm_live.embedded.codec_losses import SEMITONES, CodecLoss
 from rfm_live.embedded.render import FRAME_SAMPLES, SAMPLE_RATE_HZ
 
 CODEBOOKS = 4
 ENTRIES = 512
 WIDTH = 128
-CLIP_FRAMES = 32
-BATCH = 6
+CLIP_FRAMES = 64
+BATCH = 3
 WARM_STEPS = 400
-STFT_SIZES = (256, 512, 1024, 2048, 4096)
-SEMITONES = 60
-LOWEST_PITCH = 36
 
 
 def codec_config(filters: int = 12) -> EncodecConfig:
@@ -58,54 +56,6 @@ def codec_config(filters: int = 12) -> EncodecConfig:
         pad_mode="constant",
         chunk_length_s=None,
     )
-
-
-def semitone_bank(size: int) -> Tensor:
-    """Filter bank [size // 2 + 1, 60]: Gaussians one semitone apart from MIDI 36, at least one bin wide, unit sum."""
-    hz = torch.linspace(0, SAMPLE_RATE_HZ / 2, size // 2 + 1)
-    centre = 440.0 * 2.0 ** ((torch.arange(SEMITONES) + LOWEST_PITCH - 69) / 12)
-    width = torch.clamp(centre * (2 ** (1 / 12) - 1) / 2, min=SAMPLE_RATE_HZ / size * 0.6)
-    bank = torch.exp(-0.5 * ((hz[:, None] - centre) / width) ** 2)
-    return bank / bank.sum(0)
-
-
-def mel_bank(size: int, bands: int) -> Tensor:
-    """Triangular mel filter bank [size // 2 + 1, bands] (HTK mel scale), 40 Hz to 16 kHz."""
-    points = torch.linspace(2595 * np.log10(1 + 40 / 700), 2595 * np.log10(1 + 16000 / 700), bands + 2)
-    hz = 700 * (10 ** (points / 2595) - 1)
-    bins = torch.linspace(0, SAMPLE_RATE_HZ / 2, size // 2 + 1)[:, None]
-    rise, fall = (bins - hz[:-2]) / (hz[1:-1] - hz[:-2]), (hz[2:] - bins) / (hz[2:] - hz[1:-1])
-    bank = torch.clamp(torch.minimum(rise, fall), min=0)
-    return bank / bank.sum(0).clamp(min=1e-3)
-
-
-class SpectralLoss(nn.Module):
-    """Multi-resolution spectral distance: relative magnitude error, log-mel error, semitone spectrum's error."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        for size in STFT_SIZES:
-            self.register_buffer(f"window_{size}", torch.hann_window(size))
-            self.register_buffer(f"mel_{size}", mel_bank(size, min(80, size // 8)))
-        self.register_buffer("semitones", semitone_bank(4096))
-
-    def _magnitude(self, samples: Tensor, size: int) -> Tensor:
-        window = self.get_buffer(f"window_{size}")
-        spectrum = torch.stft(samples, size, size // 4, window=window, return_complex=True)  # [B, F, T]
-        return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt().transpose(1, 2) / window.sum()
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Distance of `output` to `target`, both [B, N]."""
-        total = output.new_zeros(())
-        for size in STFT_SIZES:
-            ours, theirs = self._magnitude(output, size), self._magnitude(target, size)
-            total = total + (ours - theirs).abs().sum() / theirs.abs().sum().clamp(min=1e-4)
-            mel = self.get_buffer(f"mel_{size}")
-            total = total + ((ours @ mel + 1e-4).log() - (theirs @ mel + 1e-4).log()).abs().mean()
-            if size == 4096:
-                pitch, wanted = ours @ self.get_buffer("semitones"), theirs @ self.get_buffer("semitones")
-                total = total + 2 * (pitch - wanted).abs().sum() / wanted.sum().clamp(min=1e-4)
-        return total / len(STFT_SIZES)
 
 
 class ResidualQuantiser(nn.Module):
@@ -293,8 +243,8 @@ def train_codec(
     `total_minutes`.
     """
     device = next(trainer.model.parameters()).device
-    distance, generator = SpectralLoss().to(device), torch.Generator().manual_seed(seed)
-    bank = distance.get_buffer("semitones")
+    distance, generator = CodecLoss().to(device), torch.Generator().manual_seed(seed)
+    bank = distance.spectral.get_buffer("semitones")
     began = saved = last = time.monotonic()
     while time.monotonic() - began < minutes * 60:
         share = min(1.0, trainer.seconds / (total_minutes * 60))
@@ -315,10 +265,10 @@ def train_codec(
         else:
             quantised, first, commitment, _ = trainer.quantiser(latent)
         output = trainer.model.decoder(quantised)[:, 0, : clips.shape[1]]
-        spectral = distance(output, clips)
-        wave = (output - clips).abs().mean() / clips.abs().mean()
-        pitch = 1 - F.cosine_similarity(trainer.pitch_head(first), frame_semitones(clips, bank)).mean()
-        loss = spectral + 0.3 * wave + 0.25 * commitment + 0.5 * pitch
+        loss, parts = distance(output, clips)
+        parts["commitment"] = commitment
+        parts["head"] = 1 - F.cosine_similarity(trainer.pitch_head(first), frame_semitones(clips, bank)).mean()
+        loss = loss + 0.25 * commitment + 0.5 * parts["head"]
         trainer.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trainer.model.parameters(), 1.0)
@@ -327,7 +277,6 @@ def train_codec(
         trainer.seconds += time.monotonic() - last
         last = time.monotonic()
         if trainer.step % 50 == 0:
-            parts = {"loss": loss, "spectral": spectral, "wave": wave, "commitment": commitment, "pitch": pitch}
             report(trainer.step, {name: float(value.detach()) for name, value in parts.items()})
         if last - saved > 60:
             trainer.save(path)

@@ -21,18 +21,23 @@ SCALES: dict[str, tuple[int, ...]] = {
     "minor": (0, 2, 3, 5, 7, 8, 10),
     "dorian": (0, 2, 3, 5, 7, 9, 10),
     "mixolydian": (0, 2, 4, 5, 7, 9, 10),
+    "octatonic": (0, 2, 3, 5, 6, 8, 9, 11),
+    "whole_tone": (0, 2, 4, 6, 8, 10),
 }
-"""Semitones above the tonic of each mode."""
+"""Semitones above the tonic of each mode. Triads on every other degree of the last two are diminished and augmented."""
+MODE_SHARES = (0.35, 0.35, 0.1, 0.08, 0.06, 0.06)
 
 MOODS = {
-    "major": ("happy", "bright", "cheerful"),
-    "minor": ("sad", "dark", "melancholic"),
+    "major": ("happy", "cheerful", "joyful"),
+    "minor": ("sad", "melancholic", "gloomy"),
     "dorian": ("cool", "dreamy"),
     "mixolydian": ("warm", "relaxed"),
+    "octatonic": ("tense", "uneasy"),
+    "whole_tone": ("floating", "mysterious"),
 }
 
-SIXTEENTH_FRAMES = {"fast": (5, 6), "medium": (7, 8), "slow": (10, 12)}
-"""Frames per sixteenth note; beats per minute are 750 / frames: 150 and 125, 107 and 94, 75 and 62.5."""
+BEAT_FRAMES = {"fast": (20, 24), "medium": (28, 32), "slow": (40, 48)}
+"""Frames per beat, so that sixteenths fall on frames; beats per minute are 3000 / frames: 150, 125, 107, 94, 75, 62."""
 
 TEMPO_WORDS = {
     "fast": ("fast", "quick", "lively"),
@@ -46,6 +51,7 @@ class Instrument:
     """One General MIDI program with the range (MIDI numbers, inclusive) in which the composer writes for it."""
 
     name: str
+    family: str
     program: int
     low: int
     high: int
@@ -53,14 +59,26 @@ class Instrument:
 
 
 INSTRUMENTS = (
-    Instrument("piano", 0, 48, 84, ("piano", "solo piano", "grand piano")),
-    Instrument("organ", 16, 48, 79, ("organ", "drawbar organ")),
-    Instrument("guitar", 24, 48, 76, ("guitar", "nylon guitar", "acoustic guitar")),
-    Instrument("strings", 48, 48, 79, ("strings", "string ensemble", "string section")),
-    Instrument("flute", 73, 60, 84, ("flute", "solo flute")),
-    Instrument("marimba", 12, 48, 84, ("marimba", "mallets")),
+    Instrument("piano", "keys", 0, 48, 84, ("piano", "solo piano", "grand piano")),
+    Instrument("electric piano", "keys", 4, 48, 79, ("electric piano", "rhodes")),
+    Instrument("organ", "organ", 16, 48, 79, ("organ", "drawbar organ")),
+    Instrument("accordion", "organ", 21, 53, 79, ("accordion",)),
+    Instrument("guitar", "plucked", 24, 48, 76, ("guitar", "nylon guitar", "acoustic guitar")),
+    Instrument("harp", "plucked", 46, 48, 84, ("harp",)),
+    Instrument("strings", "strings", 48, 48, 79, ("strings", "string ensemble", "string section")),
+    Instrument("cello", "strings", 42, 38, 67, ("cello", "solo cello")),
+    Instrument("choir", "voice", 52, 48, 76, ("choir", "voices")),
+    Instrument("trumpet", "brass", 56, 55, 79, ("trumpet",)),
+    Instrument("horn", "brass", 60, 48, 72, ("french horn", "horn")),
+    Instrument("flute", "woodwind", 73, 60, 84, ("flute", "solo flute")),
+    Instrument("clarinet", "woodwind", 71, 52, 79, ("clarinet",)),
+    Instrument("marimba", "mallets", 12, 48, 84, ("marimba", "mallets")),
+    Instrument("vibraphone", "mallets", 11, 53, 84, ("vibraphone", "vibes")),
 )
-BASS = Instrument("bass", 33, 36, 50, ("bass",))
+SUSTAINED = frozenset({"organ", "strings", "voice", "brass", "woodwind"})
+"""Families whose held notes would sound the same from their first to their last frame; they fade a little instead, so
+that a model can hear how old a note is."""
+BASS = Instrument("bass", "bass", 33, 36, 50, ("bass",))
 TEXTURES = ("ostinato", "pedal", "arpeggio", "chords", "melody")
 TEXTURE_WORDS = {
     "ostinato": ("ostinato", "repeated notes", "hypnotic loop"),
@@ -70,7 +88,10 @@ TEXTURE_WORDS = {
     "melody": ("melody", "tune", "solo line"),
 }
 
-NOVELTY, RETURN = 0.6, 0.2
+VELOCITIES = {0: (96, 80), 1: (84, 70), 9: (100, 100)}
+"""MIDI velocities on and off the beat of the lead, the bass and the drums: chosen so that none covers the others."""
+
+NOVELTY, RETURN = 0.5, 0.2
 """After two bars: how likely new ones are, and how likely the first ones come back instead of the newest."""
 
 
@@ -87,13 +108,13 @@ class Note:
 
 @dataclass(frozen=True)
 class Style:
-    """What the caption may speak of, and the tonic, of which it must not."""
+    """What the caption may speak of, and the tonic, of which it must not; `beat` in frames."""
 
     instrument: Instrument
     tonic: int
     mode: str
     tempo: str
-    sixteenth: int
+    beat: int
     texture: str
     dense: bool
     drums: bool
@@ -113,14 +134,14 @@ class Piece:
 
 def draw_style(rng: np.random.Generator) -> Style:
     """A style drawn uniformly over tonics, instruments, modes' families, tempos, textures, density and drums."""
-    tempo = str(rng.choice(list(SIXTEENTH_FRAMES)))
+    tempo = str(rng.choice(list(BEAT_FRAMES)))
     texture = str(rng.choice(TEXTURES, p=(0.3, 0.15, 0.2, 0.15, 0.2)))
     return Style(
         instrument=INSTRUMENTS[int(rng.integers(len(INSTRUMENTS)))],
         tonic=int(rng.integers(12)),
-        mode=str(rng.choice(list(SCALES), p=(0.4, 0.4, 0.1, 0.1))),
+        mode=str(rng.choice(list(SCALES), p=MODE_SHARES)),
         tempo=tempo,
-        sixteenth=int(rng.choice(SIXTEENTH_FRAMES[tempo])),
+        beat=int(rng.choice(BEAT_FRAMES[tempo])),
         texture=texture,
         dense=bool(rng.random() < 0.5),
         drums=bool(rng.random() < 0.4),
@@ -131,7 +152,7 @@ def draw_style(rng: np.random.Generator) -> Style:
 def compose(rng: np.random.Generator, frames: int, style: Style | None = None) -> Piece:
     """Write one piece of `frames` frames (20 ms each) in `style`, or in a style drawn from `rng`."""
     style = style or draw_style(rng)
-    bar = 16 * style.sixteenth
+    bar = 4 * style.beat
     loops = [_loop(rng, style)]
     notes: list[Note] = []
     bars = -(-frames // bar)
@@ -188,10 +209,16 @@ def _place(style: Style, onsets: list[int], pitches: list[int], channel: int, *,
     notes = []
     for index, (onset, pitch) in enumerate(zip(onsets, pitches, strict=True)):
         gap = (onsets[index + 1] if index + 1 < len(onsets) else 32) - onset
-        length = gap if hold else min(gap, 2)
-        velocity = 96 if onset % 4 == 0 else 80
-        notes.append(Note(onset * style.sixteenth, max(1, length * style.sixteenth - 1), pitch, velocity, channel))
+        start, stop = _frame(style, onset), _frame(style, onset + (gap if hold else min(gap, 2)))
+        loudest, softer = VELOCITIES[channel]
+        velocity = loudest if onset % 4 == 0 else softer
+        notes.append(Note(start, max(1, stop - start - 1), pitch, velocity, channel))
     return notes
+
+
+def _frame(style: Style, sixteenth: int) -> int:
+    """Frame of a sixteenth, counted from the start of the loop."""
+    return sixteenth * style.beat // 4
 
 
 def _ostinato(rng: np.random.Generator, style: Style) -> list[Note]:
@@ -215,8 +242,8 @@ def _pedal(rng: np.random.Generator, style: Style) -> list[Note]:
 
 
 def _degree(style: Style, home: int, degree: int) -> int:
-    """Pitch of scale degree `degree` (0 is the tonic, may exceed 6 or be negative) counted from the tonic `home`."""
-    octave, step = divmod(degree, 7)
+    """Pitch of scale degree `degree` (0 is the tonic, may be negative or beyond the octave) above the tonic `home`."""
+    octave, step = divmod(degree, len(SCALES[style.mode]))
     pitch = home + 12 * octave + SCALES[style.mode][step]
     while pitch > style.instrument.high:
         pitch -= 12
@@ -232,7 +259,8 @@ def _roots(rng: np.random.Generator) -> tuple[int, int]:
 
 def _arpeggio(rng: np.random.Generator, style: Style) -> list[Note]:
     home = _near_middle(style, style.tonic)
-    shape = (0, 2, 4, 7, 4, 2, 0, 2) if rng.random() < 0.5 else (0, 4, 0, 7, 0, 4, 0, 2)
+    octave = len(SCALES[style.mode])
+    shape = (0, 2, 4, octave, 4, 2, 0, 2) if rng.random() < 0.5 else (0, 4, 0, octave, 0, 4, 0, 2)
     every = 1 if style.dense and style.tempo == "slow" else 2
     notes = []
     for bar, root in enumerate(_roots(rng)):
@@ -275,8 +303,12 @@ def _drums(style: Style) -> list[Note]:
     """Kick on 1 and 3, snare on 2 and 4, closed hat in between (General MIDI keys 36, 38, 42)."""
     hits = [(0, 36), (4, 38), (8, 36), (12, 38)]
     hits += [(onset, 42) for onset in (range(0, 16, 2) if style.dense else range(2, 16, 4))]
-    length = max(1, style.sixteenth - 1)
-    return [Note((16 * bar + onset) * style.sixteenth, length, key, 80, 9) for bar in range(2) for onset, key in hits]
+    length = max(1, style.beat // 4 - 1)
+    return [
+        Note(_frame(style, 16 * bar + onset), length, key, VELOCITIES[9][0], 9)
+        for bar in range(2)
+        for onset, key in hits
+    ]
 
 
 _VOICES: dict[str, Callable[[np.random.Generator, Style], list[Note]]] = {

@@ -28,6 +28,7 @@ from transformers import (
 
 from rfm_live.embedded.codec_training import CODEBOOKS, ENTRIES, codec_config, move_state
 from rfm_live.embedded.composer import INSTRUMENTS, TEMPO_WORDS, TEXTURES, Style, caption, draw_style
+from rfm_live.embedded.copying_heads import LEAST_WIDTH, begin_copying_heads
 from rfm_live.embedded.text_parts import text_config
 
 CAPTION_DROP = 0.15
@@ -35,17 +36,23 @@ PAD = ENTRIES
 WINDOW_FRAMES = 1024
 """Longest window that the training has seen; written to generation_config.max_length, which the engine reads."""
 DROPOUT = 0.1
-EMBEDDING_STD = 0.5
-"""The sum of four embeddings begins as large as the positions added to it. At transformers' 0.02 the positions drown
-it: the first codebook's loss stood at 5.3 nats after 600 steps instead of 3.5 after 300."""
 CODEBOOK_WEIGHT = (1.5, 1.0, 0.8, 0.7)
 SHAPES = ((8, 64), (4, 128), (2, 256), (1, 512), (1, WINDOW_FRAMES))
-EARLY, LATE = (0.3, 0.4, 0.2, 0.1, 0.0), (0.2, 0.25, 0.2, 0.15, 0.2)
-"""Shares of the shapes (rows, frames) of a step, before and after 60 % of the training time. Only the first frames of a
-window need the caption, later ones hear what is played: short windows teach the text."""
+SHARES = (0.2, 0.25, 0.2, 0.15, 0.2)
+"""Shares of the shapes (rows, frames) of a step. Only the first frames of a window need the caption, later ones hear
+what is played: short windows teach the text, long ones hold repetitions."""
+STARTS = 0.25
+"""Share of the windows that begin where a piece does."""
+REPEATED = 0.15
+"""Share of the steps, at most, whose windows repeat one short stretch of a piece, which is found by copying alone; it
+falls to nothing in the first half of the training."""
 STYLE_WEIGHT = 0.2
+TOKENIZER_CAPTIONS = 3000
 TEXT_ROWS = 64
 """Captions per step in which the text encoder alone learns to tell styles."""
+DISTURBED, MOST_DISTURBED = 0.6, 0.25
+"""Share of the windows that are heard with wrong codes in them, and the largest share of such codes. Play samples codes
+that are no exact repetition; whoever has copied from exact ones only loses the thread at the first other one."""
 _STYLE_SIZES = (len(INSTRUMENTS), len(TEMPO_WORDS), len(TEXTURES), 2, 2)
 
 
@@ -107,8 +114,8 @@ class DecoderTrainer:
         torch.manual_seed(seed)
         model = MusicgenForConditionalGeneration(musicgen_config(len(tokenizer), layers, width, filters))
         model.train()
-        for table in model.decoder.model.decoder.embed_tokens:
-            torch.nn.init.normal_(table.weight, std=EMBEDDING_STD)
+        if width >= LEAST_WIDTH and layers > 1:
+            begin_copying_heads(model.decoder, seed)
         named = {n: p for n, p in model.named_parameters() if not n.startswith("audio_encoder.")}
         matrices = [p for p in named.values() if p.ndim >= 2]
         vectors = [p for p in named.values() if p.ndim < 2]
@@ -172,12 +179,12 @@ class DecoderTrainer:
         """Logits [B, T, K, V] for input `columns` [B, K, T]; an empty caption gives zero text states."""
         return self._read(columns, *self._text(captions))
 
-    def losses(self, columns: Tensor, captions: Sequence[str], styles: Tensor) -> tuple[Tensor, Tensor]:
-        """Next-token losses [K] in nats on `columns` [B, K, T + 1], and that of reading `styles` [B, 5] off the
-        captions.
+    def losses(self, columns: Tensor, heard: Tensor, captions: Sequence[str], styles: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses [K] in nats of telling `columns` [B, K, T + 1] from those `heard` before, and that of reading `styles`
+        [B, 5] off the captions. `heard` is `columns`, or has wrong codes in it.
         """
         states, visible = self._text(captions)
-        per_codebook = codebook_losses(self._read(columns[..., :-1], states, visible), columns[..., 1:])
+        per_codebook = codebook_losses(self._read(heard[..., :-1], states, visible), columns[..., 1:])
         told = torch.tensor([bool(text) for text in captions], device=columns.device)
         if not bool(told.any()):
             return per_codebook, per_codebook.new_zeros(())
@@ -253,6 +260,12 @@ def _worded(rng: np.random.Generator, style: Style) -> str:
     return text.capitalize() if rng.random() < 0.3 else text
 
 
+def draw_captions(seed: int, count: int = TOKENIZER_CAPTIONS) -> list[str]:
+    """Captions of so many styles, for the tokenizer: it depends on words, not on how many pieces there are."""
+    drawn = (np.random.default_rng([seed, 19, index]) for index in range(count))
+    return [caption(rng, draw_style(rng)) for rng in drawn]
+
+
 def draw_windows(
     codes: np.ndarray, styles: Sequence[Style], rng: np.random.Generator, rows: int, frames: int
 ) -> tuple[Tensor, list[str], Tensor]:
@@ -262,12 +275,33 @@ def draw_windows(
     windows, texts, labels = [], [], []
     for _ in range(rows):
         piece = int(rng.integers(len(codes)))
-        start = 0 if rng.random() < 0.1 else int(rng.integers(codes.shape[2] - frames))
+        start = 0 if rng.random() < STARTS else int(rng.integers(codes.shape[2] - frames))
         windows.append(codes[piece, :, start : start + frames].astype(np.int64))
         text = _worded(rng, styles[piece])
         texts.append("" if rng.random() < CAPTION_DROP else text)
         labels.append(style_labels(styles[piece]))
     return torch.from_numpy(np.stack(windows)), texts, torch.tensor(labels)
+
+
+def draw_repeated(codes: np.ndarray, rng: np.random.Generator, rows: int, frames: int) -> Tensor:
+    """`rows` windows int64 [rows, K, frames], each one stretch of 8 frames to half a window, over and over."""
+    windows = []
+    for _ in range(rows):
+        stretch = int(rng.integers(8, max(frames // 2, 9)))
+        start = int(rng.integers(codes.shape[2] - stretch))
+        once = codes[int(rng.integers(len(codes))), :, start : start + stretch].astype(np.int64)
+        begin = int(rng.integers(stretch))
+        windows.append(np.tile(once, (1, frames // stretch + 2))[:, begin : begin + frames])
+    return torch.from_numpy(np.stack(windows))
+
+
+def disturb(codes: Tensor, rng: np.random.Generator) -> Tensor:
+    """`codes` [B, K, T] with codes of other frames of the same window in the place of some, as drawn from `rng`."""
+    rows, codebooks, frames = codes.shape
+    share = rng.random((rows, 1, 1)) * MOST_DISTURBED * (rng.random((rows, 1, 1)) < DISTURBED)
+    is_wrong = torch.from_numpy(rng.random((rows, codebooks, frames)) < share).to(codes.device)
+    elsewhere = torch.from_numpy(rng.integers(frames, size=(rows, codebooks, frames))).to(codes.device)
+    return torch.where(is_wrong, codes.gather(2, elsewhere), codes)
 
 
 def train_decoder(
@@ -296,9 +330,12 @@ def train_decoder(
         for group in trainer.optimiser.param_groups:
             group["lr"] = rate
         rng = np.random.default_rng([seed, 11, trainer.step])
-        rows, frames = SHAPES[int(rng.choice(len(SHAPES), p=EARLY if share < 0.6 else LATE))]
+        rows, frames = SHAPES[int(rng.choice(len(SHAPES), p=SHARES))]
         window, texts, labels = draw_windows(codes, styles, rng, rows, frames)
-        losses, style_loss = trainer.losses(delayed_columns(window.to(device)), texts, labels.to(device))
+        if rng.random() < REPEATED * (1 - 2 * share):
+            window, texts = draw_repeated(codes, rng, rows, frames), [""] * rows
+        columns, heard = (delayed_columns(part.to(device)) for part in (window, disturb(window, rng)))
+        losses, style_loss = trainer.losses(columns, heard, texts, labels.to(device))
         trainer.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward((losses * weight).sum() + STYLE_WEIGHT * style_loss)
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)

@@ -2,7 +2,7 @@
 
 FluidSynth runs as a separate process on many pieces at a time (loading the soundfont takes longer than a piece). One
 MIDI tick is 1 ms, so every onset lies on the 20 ms frame grid; reverb and chorus are off, so equal notes give equal
-samples.
+samples. Held notes of sustained instruments fade from their onset on, by expression (controller 11).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import mido
 import numpy as np
 import soundfile
 
-from rfm_live.embedded.composer import Piece
+from rfm_live.embedded.composer import SUSTAINED, Piece
 from rfm_live.errors import StartError
 
 SAMPLE_RATE_HZ = 32_000
@@ -25,6 +25,7 @@ FRAME_SAMPLES = 640
 FRAME_MS = 20
 TAIL_FRAMES = 50
 """Silence after each piece in which the last notes ring out before the next piece begins."""
+FADE_DB_PER_SECOND, FADE_FLOOR_DB = 10.0, 15.0
 
 SOUNDFONTS = (
     "/usr/share/sounds/sf3/FluidR3Mono_GM.sf3",
@@ -55,14 +56,18 @@ def midi_file(pieces: Sequence[Piece]) -> mido.MidiFile:
     for piece in pieces:
         for channel, program in piece.programs:
             events.append((offset * FRAME_MS, 0, mido.Message("program_change", channel=channel, program=program)))
+        full = mido.Message("control_change", channel=0, control=11, value=127)
+        events.append((offset * FRAME_MS, 0, full))
         for note in piece.notes:
             start = (offset + note.start) * FRAME_MS
             stop = start + note.length * FRAME_MS
             on = mido.Message("note_on", channel=note.channel, note=note.pitch, velocity=note.velocity)
             off = mido.Message("note_off", channel=note.channel, note=note.pitch, velocity=0)
-            events += [(start, 2, on), (stop, 1, off)]
+            events += [(start, 3, on), (stop, 1, off)]
+        if piece.style.instrument.family in SUSTAINED:
+            events += [(tick + offset * FRAME_MS, 2, message) for tick, message in _fades(piece)]
         offset += piece.frames + TAIL_FRAMES
-    events.append((offset * FRAME_MS, 3, mido.Message("note_off", channel=0, note=0, velocity=0)))
+    events.append((offset * FRAME_MS, 4, mido.Message("note_off", channel=0, note=0, velocity=0)))
     track = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=500_000, time=0)])
     clock = 0
     for tick, _, message in sorted(events, key=lambda event: event[:2]):
@@ -71,7 +76,23 @@ def midi_file(pieces: Sequence[Piece]) -> mido.MidiFile:
     return mido.MidiFile(ticks_per_beat=500, tracks=[track])
 
 
-def render_pieces(pieces: Sequence[Piece], gain: float = 2.5) -> list[np.ndarray]:
+def _fades(piece: Piece) -> list[tuple[int, mido.Message]]:
+    """Expression of the lead, frame by frame: full at every onset, then falling to the floor; ticks from the piece's
+    start.
+    """
+    onsets = sorted({note.start for note in piece.notes if note.channel == 0})
+    fades = []
+    for onset, following in zip(onsets, [*onsets[1:], piece.frames], strict=True):
+        for frame in range(onset, following):
+            fall_db = (frame - onset) * FRAME_MS / 1000 * FADE_DB_PER_SECOND
+            level = round(127 * 10 ** (-min(fall_db, FADE_FLOOR_DB) / 40))  # SoundFont 2.01, 9.6: 40 dB a decade
+            fades.append((frame * FRAME_MS, mido.Message("control_change", channel=0, control=11, value=level)))
+            if fall_db >= FADE_FLOOR_DB:
+                break
+    return fades
+
+
+def render_pieces(pieces: Sequence[Piece], gain: float = 2.0) -> list[np.ndarray]:
     """Render each piece to mono int16 samples of exactly `piece.frames * 640` at 32 kHz.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Classifiers that hear what a caption asked for: instrument, drums, tempo and density. Used by `evaluate` only.
+"""Classifiers that hear what a caption asked for: instrument family, drums, tempo and density. Used by `evaluate` only.
 
 Trained on corpus clips, each as rendered and as the codec returns it, so that they judge the music and not the codec.
 """
@@ -15,7 +15,7 @@ from rfm_live.embedded.composer import Style
 def spoken_style(style: Style) -> dict[str, str]:
     """What captions say of a style and these classifiers listen for."""
     return {
-        "instrument": style.instrument.name,
+        "family": style.instrument.family,
         "drums": "drums" if style.drums else "none",
         "tempo": style.tempo,
         "density": "dense" if style.dense else "sparse",

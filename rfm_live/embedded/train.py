@@ -20,16 +20,20 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from rfm_live.embedded import CHECKPOINT
-from rfm_live.embedded.codec_refinement import refine_decoder
+from rfm_live.embedded.codec_refinement import match_loudness, refine_decoder
 from rfm_live.embedded.codec_training import CODEBOOKS, CodecTrainer, train_codec
 from rfm_live.embedded.corpus import PIECE_FRAMES, Corpus, render_corpus
-from rfm_live.embedded.decoder_training import DecoderTrainer, codebook_losses, delayed_columns, train_decoder
+from rfm_live.embedded.decoder_training import (
+    DecoderTrainer,
+    codebook_losses,
+    delayed_columns,
+    draw_captions,
+    train_decoder,
+)
 from rfm_live.embedded.export import write_checkpoint
 from rfm_live.embedded.text_parts import build_tokenizer
 from rfm_live.errors import RfmError
 
-TOKENIZER_CAPTIONS = 300
-"""The tokenizer is learned on the first captions only, so that a corpus that grows keeps its vocabulary."""
 TRAINING_FILE = "training.json"
 _console = Console()
 
@@ -42,7 +46,7 @@ class Recipe:
     held_out: int = 40
     seed: int = 0
     filters: int = 12
-    layers: int = 4
+    layers: int = 6
     width: int = 256
     codec_minutes: float = 35.0
     refine_minutes: float = 28.0
@@ -94,7 +98,9 @@ class Run:
         return trainer
 
     def refine(self, trainer: CodecTrainer, corpus: Corpus) -> None:
-        """The codec's decoder, trained on for what is left of its minutes; its codes do not change."""
+        """The codec's decoder, trained on for what is left of its minutes and then set to the corpus's loudness; its
+        codes do not change.
+        """
         minutes = self._minutes(self.recipe.refine_minutes, trainer.refined_seconds)
         if minutes > 0:
             with _bar() as bar:
@@ -113,6 +119,7 @@ class Run:
                     seed=self.recipe.seed,
                     report=report,
                 )
+        match_loudness(trainer, corpus.samples, self.recipe.seed)
 
     def codes(self, trainer: CodecTrainer, corpus: Corpus, split: str) -> np.ndarray:
         """Codes int16 [N, K, T] of the corpus, kept on disk; pieces rendered since are added."""
@@ -132,7 +139,7 @@ class Run:
     def decoder(self, corpus: Corpus, codes: np.ndarray) -> DecoderTrainer:
         """The decoder and text encoder, trained for what is left of their minutes and of this run's."""
         recipe, path = self.recipe, self.folder / "decoder.pt"
-        tokenizer = build_tokenizer(corpus.captions[:TOKENIZER_CAPTIONS])
+        tokenizer = build_tokenizer(draw_captions(recipe.seed))
         trainer = DecoderTrainer.create(tokenizer, recipe.seed, recipe.layers, recipe.width, recipe.filters)
         if path.exists():
             trainer.load(path)
