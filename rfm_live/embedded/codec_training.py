@@ -189,6 +189,10 @@ class CodecTrainer:
         rows: np.ndarray = codes.T.cpu().numpy().astype(np.int16)
         return rows
 
+    def silence(self) -> np.ndarray:
+        """Codes int64 [4] of a frame of digital silence that has lasted for a second."""
+        return self.encode(np.zeros(50 * FRAME_SAMPLES, np.int16))[:, -1].astype(np.int64)
+
     def export(self) -> EncodecModel:
         """The codec with the learned codebooks in place."""
         for level, layer in enumerate(self.model.quantizer.layers):

@@ -29,6 +29,7 @@ from transformers import (
 from rfm_live.embedded.codec_training import CODEBOOKS, ENTRIES, codec_config, move_state
 from rfm_live.embedded.composer import INSTRUMENTS, TEMPO_WORDS, TEXTURES, Style, caption, draw_style
 from rfm_live.embedded.copying_heads import LEAST_WIDTH, begin_copying_heads
+from rfm_live.embedded.disturbances import OWN, disturb, draw_own, hold
 from rfm_live.embedded.text_parts import text_config
 
 CAPTION_DROP = 0.15
@@ -50,9 +51,6 @@ STYLE_WEIGHT = 0.2
 TOKENIZER_CAPTIONS = 3000
 TEXT_ROWS = 64
 """Captions per step in which the text encoder alone learns to tell styles."""
-DISTURBED, MOST_DISTURBED = 0.6, 0.25
-"""Share of the windows that are heard with wrong codes in them, and the largest share of such codes. Play samples codes
-that are no exact repetition; whoever has copied from exact ones only loses the thread at the first other one."""
 _STYLE_SIZES = (len(INSTRUMENTS), len(TEMPO_WORDS), len(TEXTURES), 2, 2)
 
 
@@ -179,6 +177,11 @@ class DecoderTrainer:
         """Logits [B, T, K, V] for input `columns` [B, K, T]; an empty caption gives zero text states."""
         return self._read(columns, *self._text(captions))
 
+    def listened(self, columns: Tensor, captions: Sequence[str]) -> Tensor:
+        """Logits like those of `logits`, outside of any graph: what the model would play here."""
+        with torch.no_grad():
+            return self.logits(columns, captions)
+
     def losses(self, columns: Tensor, heard: Tensor, captions: Sequence[str], styles: Tensor) -> tuple[Tensor, Tensor]:
         """Losses [K] in nats of telling `columns` [B, K, T + 1] from those `heard` before, and that of reading `styles`
         [B, 5] off the captions. `heard` is `columns`, or has wrong codes in it.
@@ -295,18 +298,10 @@ def draw_repeated(codes: np.ndarray, rng: np.random.Generator, rows: int, frames
     return torch.from_numpy(np.stack(windows))
 
 
-def disturb(codes: Tensor, rng: np.random.Generator) -> Tensor:
-    """`codes` [B, K, T] with codes of other frames of the same window in the place of some, as drawn from `rng`."""
-    rows, codebooks, frames = codes.shape
-    share = rng.random((rows, 1, 1)) * MOST_DISTURBED * (rng.random((rows, 1, 1)) < DISTURBED)
-    is_wrong = torch.from_numpy(rng.random((rows, codebooks, frames)) < share).to(codes.device)
-    elsewhere = torch.from_numpy(rng.integers(frames, size=(rows, codebooks, frames))).to(codes.device)
-    return torch.where(is_wrong, codes.gather(2, elsewhere), codes)
-
-
 def train_decoder(
     trainer: DecoderTrainer,
     codes: np.ndarray,
+    silence: np.ndarray,
     styles: Sequence[Style],
     minutes: float,
     path: Path,
@@ -317,7 +312,8 @@ def train_decoder(
 ) -> None:
     """Train for `minutes` of wall time on `codes` [N, K, T] of pieces in `styles`, saving to `path` every minute.
 
-    The rate falls with the share of `total_minutes`. `report(step, losses, style_loss)` hears running means in nats.
+    `silence` [K] is the frame of codes of digital silence. The rate falls with the share of `total_minutes`.
+    `report(step, losses, style_loss)` hears running means in nats.
     """
     device = next(trainer.model.parameters()).device
     weight = torch.tensor(CODEBOOK_WEIGHT, device=device) / sum(CODEBOOK_WEIGHT)
@@ -334,7 +330,10 @@ def train_decoder(
         window, texts, labels = draw_windows(codes, styles, rng, rows, frames)
         if rng.random() < REPEATED * (1 - 2 * share):
             window, texts = draw_repeated(codes, rng, rows, frames), [""] * rows
-        columns, heard = (delayed_columns(part.to(device)) for part in (window, disturb(window, rng)))
+        disturbed = hold(disturb(window, rng), silence, rng)
+        columns, heard = (delayed_columns(part.to(device)) for part in (window, disturbed))
+        if rng.random() < OWN:
+            heard = draw_own(heard, trainer.listened(heard[..., :-1], texts), rng)
         losses, style_loss = trainer.losses(columns, heard, texts, labels.to(device))
         trainer.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward((losses * weight).sum() + STYLE_WEIGHT * style_loss)

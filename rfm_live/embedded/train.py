@@ -136,8 +136,10 @@ class Run:
             np.save(path, codes)
         return codes
 
-    def decoder(self, corpus: Corpus, codes: np.ndarray) -> DecoderTrainer:
-        """The decoder and text encoder, trained for what is left of their minutes and of this run's."""
+    def decoder(self, corpus: Corpus, codes: np.ndarray, silence: np.ndarray) -> DecoderTrainer:
+        """The decoder and text encoder, trained for what is left of their minutes and of this run's; `silence` [K] is
+        the frame of codes of digital silence.
+        """
         recipe, path = self.recipe, self.folder / "decoder.pt"
         tokenizer = build_tokenizer(draw_captions(recipe.seed))
         trainer = DecoderTrainer.create(tokenizer, recipe.seed, recipe.layers, recipe.width, recipe.filters)
@@ -159,6 +161,7 @@ class Run:
                 train_decoder(
                     trainer,
                     codes,
+                    silence,
                     corpus.styles,
                     minutes,
                     path,
@@ -241,7 +244,7 @@ def train(
         codec = run.codec(corpus)
         codes, held_codes = run.codes(codec, corpus, "train"), run.codes(codec, held_corpus, "held_out")
         run.refine(codec, corpus)
-        decoder = run.decoder(corpus, codes)
+        decoder = run.decoder(corpus, codes, codec.silence())
         losses = validate(decoder, held_codes, held_corpus.captions)
         _console.print(f"held-out loss {'/'.join(f'{value:.3f}' for value in losses)} nats at step {decoder.step}")
         write_checkpoint(target, codec, decoder)
