@@ -36,8 +36,8 @@ MOODS = {
     "whole_tone": ("floating", "mysterious"),
 }
 
-BEAT_FRAMES = {"fast": (20, 24), "medium": (28, 32), "slow": (40, 48)}
-"""Frames per beat, so that sixteenths fall on frames; beats per minute are 3000 / frames: 150, 125, 107, 94, 75, 62."""
+BEAT_FRAMES = {"fast": (20,), "medium": (28,), "slow": (48,)}
+"""Frames per beat, so that sixteenths fall on frames; beats per minute are 3000 / frames: 150, 107, 62."""
 
 TEMPO_WORDS = {
     "fast": ("fast", "quick", "lively"),
@@ -59,26 +59,27 @@ class Instrument:
 
 
 INSTRUMENTS = (
-    Instrument("piano", "keys", 0, 48, 84, ("piano", "solo piano", "grand piano")),
-    Instrument("electric piano", "keys", 4, 48, 79, ("electric piano", "rhodes")),
-    Instrument("organ", "organ", 16, 48, 79, ("organ", "drawbar organ")),
-    Instrument("accordion", "organ", 21, 53, 79, ("accordion",)),
-    Instrument("guitar", "plucked", 24, 48, 76, ("guitar", "nylon guitar", "acoustic guitar")),
-    Instrument("harp", "plucked", 46, 48, 84, ("harp",)),
-    Instrument("strings", "strings", 48, 48, 79, ("strings", "string ensemble", "string section")),
-    Instrument("cello", "strings", 42, 38, 67, ("cello", "solo cello")),
-    Instrument("choir", "voice", 52, 48, 76, ("choir", "voices")),
-    Instrument("trumpet", "brass", 56, 55, 79, ("trumpet",)),
-    Instrument("horn", "brass", 60, 48, 72, ("french horn", "horn")),
-    Instrument("flute", "woodwind", 73, 60, 84, ("flute", "solo flute")),
-    Instrument("clarinet", "woodwind", 71, 52, 79, ("clarinet",)),
-    Instrument("marimba", "mallets", 12, 48, 84, ("marimba", "mallets")),
-    Instrument("vibraphone", "mallets", 11, 53, 84, ("vibraphone", "vibes")),
+    Instrument("piano", "keys", 0, 60, 76, ("piano", "solo piano", "grand piano")),
+    Instrument("electric piano", "keys", 4, 57, 73, ("electric piano", "rhodes")),
+    Instrument("organ", "organ", 16, 55, 71, ("organ", "drawbar organ")),
+    Instrument("accordion", "organ", 21, 60, 76, ("accordion",)),
+    Instrument("guitar", "plucked", 24, 52, 68, ("guitar", "nylon guitar", "acoustic guitar")),
+    Instrument("harp", "plucked", 46, 60, 76, ("harp",)),
+    Instrument("strings", "strings", 48, 55, 71, ("strings", "string ensemble", "string section")),
+    Instrument("cello", "strings", 42, 43, 59, ("cello", "solo cello")),
+    Instrument("choir", "voice", 52, 55, 71, ("choir", "voices")),
+    Instrument("trumpet", "brass", 56, 60, 76, ("trumpet",)),
+    Instrument("horn", "brass", 60, 50, 66, ("french horn", "horn")),
+    Instrument("flute", "woodwind", 73, 67, 83, ("flute", "solo flute")),
+    Instrument("clarinet", "woodwind", 71, 58, 74, ("clarinet",)),
+    Instrument("marimba", "mallets", 12, 60, 76, ("marimba", "mallets")),
+    Instrument("vibraphone", "mallets", 11, 62, 78, ("vibraphone", "vibes")),
 )
+"""A tenth of range each: there are few notes to know of every instrument, and chords sound in one place."""
 SUSTAINED = frozenset({"organ", "strings", "voice", "brass", "woodwind"})
 """Families whose held notes would sound the same from their first to their last frame; they fade a little instead, so
 that a model can hear how old a note is."""
-BASS = Instrument("bass", "bass", 33, 36, 50, ("bass",))
+BASS = Instrument("bass", "bass", 33, 36, 47, ("bass",))
 TEXTURES = ("ostinato", "pedal", "arpeggio", "chords", "melody")
 TEXTURE_WORDS = {
     "ostinato": ("ostinato", "repeated notes", "hypnotic loop"),
@@ -88,10 +89,10 @@ TEXTURE_WORDS = {
     "melody": ("melody", "tune", "solo line"),
 }
 
-VELOCITIES = {0: (96, 80), 1: (84, 70), 9: (100, 100)}
-"""MIDI velocities on and off the beat of the lead, the bass and the drums: chosen so that none covers the others."""
+VELOCITIES = {0: 92, 1: 80, 9: 100}
+"""MIDI velocities of the lead, the bass and the drums: chosen so that none covers the others."""
 
-NOVELTY, RETURN = 0.5, 0.2
+NOVELTY, RETURN = 0.4, 0.2
 """After two bars: how likely new ones are, and how likely the first ones come back instead of the newest."""
 
 
@@ -133,9 +134,10 @@ class Piece:
 
 
 def draw_style(rng: np.random.Generator) -> Style:
-    """A style drawn uniformly over tonics, instruments, modes' families, tempos, textures, density and drums."""
+    """A style drawn uniformly over tonics, instruments, tempos and density; the bass plays where the drums do."""
     tempo = str(rng.choice(list(BEAT_FRAMES)))
     texture = str(rng.choice(TEXTURES, p=(0.3, 0.15, 0.2, 0.15, 0.2)))
+    drums = bool(rng.random() < 0.4)
     return Style(
         instrument=INSTRUMENTS[int(rng.integers(len(INSTRUMENTS)))],
         tonic=int(rng.integers(12)),
@@ -144,8 +146,8 @@ def draw_style(rng: np.random.Generator) -> Style:
         beat=int(rng.choice(BEAT_FRAMES[tempo])),
         texture=texture,
         dense=bool(rng.random() < 0.5),
-        drums=bool(rng.random() < 0.4),
-        bass=bool(rng.random() < 0.5),
+        drums=drums,
+        bass=drums,
     )
 
 
@@ -205,14 +207,12 @@ def _rhythm(rng: np.random.Generator, dense: bool) -> list[int]:
 
 
 def _place(style: Style, onsets: list[int], pitches: list[int], channel: int, *, hold: bool = True) -> list[Note]:
-    """One note per onset (in sixteenths over two bars), each held to the next when `hold`, accents on the beat."""
+    """One note per onset (in sixteenths over two bars), each held to the next when `hold`."""
     notes = []
     for index, (onset, pitch) in enumerate(zip(onsets, pitches, strict=True)):
         gap = (onsets[index + 1] if index + 1 < len(onsets) else 32) - onset
         start, stop = _frame(style, onset), _frame(style, onset + (gap if hold else min(gap, 2)))
-        loudest, softer = VELOCITIES[channel]
-        velocity = loudest if onset % 4 == 0 else softer
-        notes.append(Note(start, max(1, stop - start - 1), pitch, velocity, channel))
+        notes.append(Note(start, max(1, stop - start - 1), pitch, VELOCITIES[channel], channel))
     return notes
 
 
@@ -227,14 +227,13 @@ def _ostinato(rng: np.random.Generator, style: Style) -> list[Note]:
     choices = _pitches(style, style.tonic, style.instrument)
     home = _near_middle(style, style.tonic)
     figure = [home if index == 0 or rng.random() < 0.5 else int(rng.choice(choices)) for index in range(len(bar))]
-    return _place(style, onsets, figure + figure, 0, hold=bool(rng.random() < 0.7))
+    return _place(style, onsets, figure + figure, 0)
 
 
 def _pedal(rng: np.random.Generator, style: Style) -> list[Note]:
     home = _near_middle(style, style.tonic)
     low = [pitch for pitch in _pitches(style, style.tonic, style.instrument) if pitch <= home][-2:]
-    every = 8 if style.dense else 16
-    onsets = list(range(0, 32, every))
+    onsets = list(range(0, 32, 4 if style.dense else 8))
     notes = [note for pitch in low for note in _place(style, onsets, [pitch] * len(onsets), 0)]
     if rng.random() < 0.5:
         notes += _place(style, onsets, [_degree(style, home, 4)] * len(onsets), 0)
@@ -278,8 +277,7 @@ def _chords(rng: np.random.Generator, style: Style) -> list[Note]:
         onsets = [16 * index + onset for onset in bar]
         for third in (0, 2, 4):
             notes += _place(style, onsets, [_degree(style, home, root + third)] * len(onsets), 0)
-    low = [pitch for pitch in _pitches(style, style.tonic, style.instrument) if pitch < home]
-    return notes + (_place(style, [0], [low[-1]], 0) if low else [])
+    return notes
 
 
 def _melody(rng: np.random.Generator, style: Style) -> list[Note]:
@@ -305,7 +303,7 @@ def _drums(style: Style) -> list[Note]:
     hits += [(onset, 42) for onset in (range(0, 16, 2) if style.dense else range(2, 16, 4))]
     length = max(1, style.beat // 4 - 1)
     return [
-        Note(_frame(style, 16 * bar + onset), length, key, VELOCITIES[9][0], 9)
+        Note(_frame(style, 16 * bar + onset), length, key, VELOCITIES[9], 9)
         for bar in range(2)
         for onset, key in hits
     ]

@@ -39,11 +39,12 @@ WINDOW_FRAMES = 1024
 DROPOUT = 0.1
 CODEBOOK_WEIGHT = (1.5, 1.0, 0.8, 0.7)
 SHAPES = ((8, 64), (4, 128), (2, 256), (1, 512), (1, WINDOW_FRAMES))
-SHARES = (0.2, 0.25, 0.2, 0.15, 0.2)
+SHARES = (0.1, 0.25, 0.3, 0.2, 0.15)
 """Shares of the shapes (rows, frames) of a step. Only the first frames of a window need the caption, later ones hear
 what is played: short windows teach the text, long ones hold repetitions."""
-STARTS = 0.25
-"""Share of the windows that begin where a piece does."""
+STARTS = 0.75
+"""Share of the windows that begin with a bar, as play does. Only then do position and tempo tell when the next onset is
+due; without that, what has begun is held for ever."""
 REPEATED = 0.15
 """Share of the steps, at most, whose windows repeat one short stretch of a piece, which is found by copying alone; it
 falls to nothing in the first half of the training."""
@@ -278,7 +279,8 @@ def draw_windows(
     windows, texts, labels = [], [], []
     for _ in range(rows):
         piece = int(rng.integers(len(codes)))
-        start = 0 if rng.random() < STARTS else int(rng.integers(codes.shape[2] - frames))
+        latest, bar = codes.shape[2] - frames, 4 * styles[piece].beat
+        start = bar * int(rng.integers(latest // bar + 1)) if rng.random() < STARTS else int(rng.integers(latest))
         windows.append(codes[piece, :, start : start + frames].astype(np.int64))
         text = _worded(rng, styles[piece])
         texts.append("" if rng.random() < CAPTION_DROP else text)
