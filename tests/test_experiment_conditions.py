@@ -56,7 +56,8 @@ def test_an_interrupted_run_goes_on_where_it_was(tiny_model: MusicGen, tmp_path:
     assert reader.read_clips == 1 and told == [(3, 4), (4, 4)]
     for played in wanted:
         for condition, record in zip(clips.conditions(played), heard[played], strict=True):
-            assert record["sum"][0] == again.samples(condition).sum() and record["length"][0] == 6400
+            assert record["sum"][0] == pytest.approx(again.samples(condition).sum(), rel=1e-4)  # played together
+            assert record["length"][0] == 6400
 
 
 def test_only_what_has_changed_is_played_again(tiny_model: MusicGen, tmp_path: Path) -> None:

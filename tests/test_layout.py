@@ -17,7 +17,7 @@ ALLOWED = {
     "audio": {"engine.tape"},
     "server": {"control", "engine.tape", "audio", "engine.worker", "audio.playout"},
     "concepts": {"model", "steering", "engine"},
-    "embedded": {"model", "steering", "engine", "concepts"},
+    "embedded": {"model", "steering", "engine", "concepts", "experiments"},
     "experiments": {"model", "steering", "engine", "concepts"},
     "bench": {"model", "steering", "engine", "embedded"},
 }

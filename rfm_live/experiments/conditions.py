@@ -8,7 +8,7 @@ run goes on where it was, and a changed bank, checkpoint, length or reader is pl
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +23,7 @@ from rfm_live.concepts.clips import Progress, Samples, no_progress
 from rfm_live.engine.defaults import default_settings
 from rfm_live.engine.player import Engine, EngineState
 from rfm_live.errors import StartError
+from rfm_live.experiments.ensemble import Ensemble
 from rfm_live.model.checkpoint import MusicGen
 from rfm_live.steering.bank import ConceptBank
 
@@ -76,6 +77,7 @@ class Studio:
         self.bank, self.cache = bank, cache
         self._model = model
         self._engine: Engine | None = None
+        self._ensemble: Ensemble | None = None
         self._start: EngineState | None = None
         self._led: tuple[tuple[str, int, float], EngineState] | None = None
         self._fingerprints: dict[str, str] = {}
@@ -102,13 +104,22 @@ class Studio:
             if (kept := _kept(self._file(condition, reader))) is not None:
                 found[condition] = kept
         progress(len(found), len(wanted))
-        for condition in sorted(wanted, key=lambda one: (one.prompt, one.seed, one.lead_seconds)):
-            if condition not in found:
-                record = reader.read(self.samples(condition))
-                _keep(record, self._file(condition, reader))
-                found[condition] = record
-                progress(len(found), len(wanted))
+        missing = sorted(set(wanted) - found.keys(), key=_order)
+        for condition, samples in self._played(missing):
+            record = reader.read(samples)
+            _keep(record, self._file(condition, reader))
+            found[condition] = record
+            progress(len(found), len(wanted))
         return found
+
+    def _played(self, conditions: Sequence[Condition]) -> Iterator[tuple[Condition, Samples]]:
+        """Every condition with its samples: together where that can be, the others one by one."""
+        self._ensemble = self._ensemble or Ensemble(self._model, self.bank)
+        together = [one for one in conditions if self._ensemble.can_play(one)]
+        yield from self._ensemble.samples(together)
+        for condition in conditions:
+            if not self._ensemble.can_play(condition):
+                yield condition, self.samples(condition)
 
     def _led_engine(self, condition: Condition) -> Engine:
         """The engine after the unsteered bars of a condition; those of the last prompt and seed are remembered."""
@@ -150,6 +161,12 @@ class Studio:
                 digest.update(b"none" if values is None else np.ascontiguousarray(values[index]).tobytes())
             self._fingerprints[name] = digest.hexdigest()
         return self._fingerprints[name]
+
+
+def _order(condition: Condition) -> tuple[float, float, float, str, int, str]:
+    """Conditions of equal lengths beside each other, and among them those that begin alike."""
+    lengths = condition.lead_seconds, condition.settle_seconds, condition.heard_seconds
+    return *lengths, condition.prompt, condition.seed, str(condition.settings)
 
 
 def _kept(file: Path) -> Record | None:

@@ -40,6 +40,8 @@ from rfm_live.steering.bank import ConceptBank
 
 FAMILIES = ("note", "chord", "interval", "scale", "progression", "time_signature", "mode", "timbre", "texture")
 """Kinds of which a bank holds several concepts, called KIND_CLASS; any other concept is a kind of its own."""
+TIMBRES = ("instrument", "family")
+"""Attributes of classifiers whose classes a concept called timbre_CLASS stands for."""
 _SHORTEST_HEARD, _SHORTEST_CLASSIFIED = 1.0, 3.0
 _PLACES = {name: place for place, name in enumerate(METERS)}
 
@@ -203,7 +205,7 @@ def _heard_class(classifiers: SoundClassifiers, concept: str) -> tuple[str, str]
     for attribute in classifiers.by_attribute:
         for said in classifiers.classes(attribute):
             spelled = re.sub(r"[^a-z0-9]+", "_", said.lower()).strip("_")
-            if concept in (spelled, f"{attribute}_{spelled}", f"timbre_{spelled}" * (attribute == "instrument")):
+            if concept in (spelled, f"{attribute}_{spelled}", f"timbre_{spelled}" * (attribute in TIMBRES)):
                 return attribute, said
     return None
 

@@ -13,9 +13,10 @@ from rfm_live.concepts.intervals import Interval, mean_interval
 from rfm_live.concepts.sound_classifiers import SoundClassifiers
 from rfm_live.errors import StartError
 from rfm_live.experiments.conditions import Clips, Heard, Played, Record, Studio, hear
-from rfm_live.experiments.drift import Drift, drift
+from rfm_live.experiments.drift import RESAMPLES, Drift, drift
 from rfm_live.experiments.lessons import Lessons, Stages, silent_stages
 from rfm_live.experiments.measures import (
+    TIMBRES,
     ClipReader,
     Judge,
     adherence,
@@ -106,9 +107,10 @@ def outcome(
     way: tuple[str, float],
     records: Sequence[Record],
     unsteered: Sequence[Record],
+    resamples: int = RESAMPLES,
 ) -> Outcome:
-    """Judge the clips of one way of steering, called `way` with its eta."""
-    attributes = [name for name in ("instrument", "drums") if not judge.meter.startswith(name)]
+    """Judge the clips of one way of steering, called `way` with its eta; `resamples` make the intervals of drift."""
+    attributes = [name for name in (*TIMBRES, "drums") if not judge.meter.startswith(name)]
     values = ClipValues(
         judge.values(records),
         judge.changes(records, unsteered),
@@ -123,7 +125,7 @@ def outcome(
         over_seeds([values.readings]),
         over_seeds([values.changes]),
         over_seeds([values.hits]),
-        drift(records, unsteered),
+        drift(records, unsteered, resamples),
         float(np.mean([record["sounding"] for record in records])),
         values,
     )

@@ -1,0 +1,295 @@
+"""Listening to a set of knobs: how far 1.0 must push, which way, and what knobs do on held-out seeds. Used by `banks`.
+
+Prompts go round the composer's instruments with and without drums, so a knob is always turned against what was asked
+for. The judges are the experiments': meters and classifiers that never saw a hidden state. Whatever was played is kept,
+so an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rfm_live.concepts.calibration import FULL, STILL_MUSIC, TRIED_CONCEPTS, standard_error, with_signs
+from rfm_live.concepts.intervals import Interval
+from rfm_live.concepts.sound_classifiers import SoundClassifiers
+from rfm_live.embedded.codec_meters import code
+from rfm_live.embedded.composer import Style
+from rfm_live.embedded.corpus import piece
+from rfm_live.embedded.music_meters import asked_pieces, full_caption, rendered
+from rfm_live.embedded.style_classifiers import spoken_style
+from rfm_live.experiments.conditions import UNSTEERED, Clips, Played, Prompt, Record, turned
+from rfm_live.experiments.curves import share_interval
+from rfm_live.experiments.drift import drift
+from rfm_live.experiments.lessons import Stages
+from rfm_live.experiments.measures import Judge, adherence
+from rfm_live.experiments.setup import Outcome, Setup, outcome, over_seeds
+from rfm_live.experiments.variants import variant_name, with_random
+from rfm_live.model.checkpoint import MusicGen
+from rfm_live.steering.bank import ConceptBank
+from rfm_live.steering.concept_card import Effect
+
+UNITS = (1.0, 1.5, 2.0, 3.0, 4.0)
+"""Lengths of a push that are tried, in those that were learned."""
+KNOBS = (-1.0, 0.5, 1.0, 1.5)
+_TOP = UNITS[-1] / 2.0  # knob 2 of the trials' bank is the longest push
+_CALIBRATION_SEED, _HELD_OUT_SEED, _STYLES_SEED = 100, 5000, 11
+_LISTENER_FRAMES = 400
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Listening:
+    """How much is listened to: `seeds` pieces at knob 1, `few` of them at the other values and for the unit.
+
+    `heard_seconds` of each are judged; `lessons` corpus pieces teach the classifiers, `coded` of them after coding too.
+    """
+
+    seeds: int = 8
+    few: int = 4
+    heard_seconds: float = 4.0
+    lessons: int = 600
+    coded: int = 120
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One concept: its reading unsteered, its outcomes at every knob value, and at a random push as long as that of 1.
+
+    `change` is that of knob 1, above 0 for more of the concept; `adherence_changes` tell per clip how much more of what
+    its prompt asks is heard at knob 1 than unsteered.
+    """
+
+    concept: str
+    judge: Judge
+    unsteered: Interval
+    by_knob: Mapping[float, Outcome]
+    random: Outcome
+    random_change: Interval
+    change: Interval
+    adherence_changes: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two concepts at once: the share of its single effect that each keeps, and fd_hidden over the larger single's."""
+
+    concepts: tuple[str, str]
+    kept: tuple[Interval | None, ...]
+    times_drift: float
+
+
+def prompts(count: int, seed: int) -> tuple[Prompt, ...]:
+    """Captions of `count` held-out styles, and what they ask of each attribute that the classifiers hear."""
+    styles = [item.style for item in asked_pieces(count, _LISTENER_FRAMES, seed)]
+    return tuple(Prompt(full_caption(style), spoken(style)) for style in styles)
+
+
+def spoken(style: Style) -> dict[str, str]:
+    """What captions say of a style and the classifiers of banks listen for."""
+    asked = spoken_style(style)
+    return {"family": asked["family"], "drums": asked["drums"], "texture": style.texture}
+
+
+def taught_classifiers(model: MusicGen, listening: Listening, stages: Stages) -> SoundClassifiers:
+    """Classifiers of family, drums and texture, from pieces of the corpus that teach no direction."""
+    pieces = [piece(0, "train", index, _LISTENER_FRAMES) for index in range(listening.lessons)]
+    labels, clips = [spoken(one.style) for one in pieces], rendered(pieces)
+    with stages("training listeners") as report:
+        for place in range(min(listening.coded, len(pieces))):
+            clips.append(code(model, clips[place])[1])
+            labels.append(labels[place])
+            report(place + 1, listening.coded)
+    return SoundClassifiers.fit(clips, labels)
+
+
+class Listener:
+    """One checkpoint, heard with any bank: calibration seeds for the units, held-out seeds for the curves."""
+
+    def __init__(
+        self, model: MusicGen, classifiers: SoundClassifiers, listening: Listening, cache: Path, stages: Stages
+    ) -> None:
+        self._model, self._classifiers, self._listening = model, classifiers, listening
+        self._cache, self._stages = cache, stages
+
+    def setup(self, bank: ConceptBank, concepts: Sequence[str], count: int, first_seed: int) -> Setup:
+        """What the experiments' instruments need to play `concepts` of `bank` with `count` seeds."""
+        seeds = range(first_seed, first_seed + count)
+        clips = Clips(prompts(count, _STYLES_SEED + first_seed), seeds, self._listening.heard_seconds)
+        names = tuple(concepts)
+        return Setup(self._model, bank, names, clips, self._cache, classifiers=self._classifiers, stages=self._stages)
+
+    def calibrated(self, bank: ConceptBank) -> ConceptBank:
+        """The bank with one unit for all its concepts and the sign of each, as calibration seeds have it.
+
+        The unit is the smallest that reaches FULL of the largest mean effect among those that leave music alive. A sign
+        is turned where knob 1 gives clearly less of the concept than -1.
+        """
+        trial = replace(bank, unit=np.full(len(bank.names), _TOP, np.float32))
+        places = np.linspace(0, len(bank.names) - 1, min(len(bank.names), TRIED_CONCEPTS)).round().astype(int)
+        tried = [bank.names[place] for place in dict.fromkeys(places.tolist())]
+        setup = self.setup(trial, tried, self._listening.few, _CALIBRATION_SEED)
+        etas = {unit: unit / _TOP for unit in UNITS}
+        wanted = {
+            (name, sign * eta): Played(turned(name, sign * eta))
+            for name in tried
+            for eta in etas.values()
+            for sign in _ends(name)
+        }
+        heard = setup.hear(trial, [UNSTEERED, *wanted.values()])
+        effects, alive = np.zeros((len(tried), len(UNITS))), np.ones((len(tried), len(UNITS)), np.bool_)
+        gains = {}
+        for row, name in enumerate(tried):
+            judge = setup.judge(name)
+            for column, eta in enumerate(etas.values()):
+                sides = [heard[wanted[name, sign * eta]] for sign in _ends(name)]
+                changes = [np.asarray(judge.changes(side, heard[UNSTEERED])) for side in sides]
+                gain = changes[0] - changes[1] if len(changes) > 1 else changes[0]
+                effects[row, column], gains[name] = gain.mean(), gain
+                alive[row, column] = min(_sounding(side) for side in sides) >= STILL_MUSIC * _sounding(heard[UNSTEERED])
+        signs = np.ones(len(bank.names), np.float32)
+        if len(bank.names) == 1 and is_inverted(gains[bank.names[0]]):
+            signs[0] = -1.0
+        unit = best_unit(np.abs(effects) if len(tried) == 1 else effects, alive)
+        return replace(with_signs(bank, signs), unit=np.full(len(bank.names), unit, np.float32))
+
+    def curves(self, bank: ConceptBank) -> list[Curve]:
+        """What every knob of a calibrated bank does on held-out seeds."""
+        listening = self._listening
+        many = self.setup(with_random(bank, bank.names), bank.names, listening.seeds, _HELD_OUT_SEED)
+        few = replace(many, clips=replace(many.clips, seeds=tuple(many.clips.seeds)[: listening.few]))
+        full = {name: Played(turned(name, 1.0)) for name in bank.names}
+        others = {(name, knob): Played(turned(name, knob)) for name in bank.names for knob in KNOBS if knob != 1.0} | {
+            (name, RANDOM): Played(turned(variant_name(RANDOM, name), 1.0)) for name in bank.names
+        }
+        heard = many.hear(many.bank, [UNSTEERED, *full.values()])
+        rest = few.hear(many.bank, others.values())
+        found = []
+        for name in bank.names:
+            judge, plain, start = many.judge(name), heard[UNSTEERED], heard[UNSTEERED][: listening.few]
+            outcomes = {
+                knob: outcome(few, judge, ("knob", knob), rest[others[name, knob]], start, resamples=2)
+                for knob in KNOBS
+                if knob != 1.0
+            }
+            outcomes[1.0] = outcome(many, judge, ("knob", 1.0), heard[full[name]], plain)
+            random = outcome(few, judge, (RANDOM, 1.0), rest[others[name, RANDOM]], start, resamples=2)
+            found.append(_curve(many, judge, plain, outcomes, random))
+        return found
+
+    def pairs(self, bank: ConceptBank, wanted: Sequence[tuple[str, str]]) -> list[Pair]:
+        """What two knobs at 1 keep of their single effects, on held-out seeds."""
+        setup = self.setup(bank, bank.names, self._listening.seeds, _HELD_OUT_SEED)
+        single = {name: Played(turned(name, 1.0)) for pair in wanted for name in pair}
+        both = {pair: Played((*turned(pair[0], 1.0), *turned(pair[1], 1.0))) for pair in wanted}
+        heard = setup.hear(bank, [UNSTEERED, *single.values(), *both.values()])
+        plain, found = heard[UNSTEERED], []
+        for pair, played in both.items():
+            kept = []
+            for name in pair:
+                judge = setup.judge(name)
+                kept.append(
+                    share_interval(judge.changes(heard[played], plain), judge.changes(heard[single[name]], plain))
+                )
+            alone = max(drift(heard[single[name]], plain, resamples=2).fd_hidden.value for name in pair)
+            together = drift(heard[played], plain, resamples=2).fd_hidden.value
+            found.append(Pair(pair, tuple(kept), together / max(alone, 1e-9)))
+        return found
+
+
+def _ends(name: str) -> tuple[float, ...]:
+    """Which way a trial turns a knob: classes of many are only pushed towards, a concept with an opposite both ways."""
+    return (1.0,) if "_" in name and name != "mode_minor" else (1.0, -1.0)
+
+
+def _sounding(records: Sequence[Record]) -> float:
+    return float(np.mean([record["sounding"] for record in records]))
+
+
+def best_unit(effects: npt.NDArray[np.float64], alive: npt.NDArray[np.bool_]) -> float:
+    """The smallest of UNITS at which the mean of `effects` [C, units] reaches FULL of the largest mean.
+
+    Only units at which all concepts are `alive` [C, units] count, unless there is none.
+    """
+    means = effects.mean(axis=0)
+    is_usable = alive.all(axis=0) if alive.all(axis=0).any() else np.ones(len(UNITS), np.bool_)
+    most = means[is_usable].max()
+    reached = is_usable & (means >= (FULL * most if most > 0.0 else most))
+    return UNITS[int(np.flatnonzero(reached)[0])]
+
+
+def is_inverted(gains: npt.NDArray[np.float64]) -> bool:
+    """Whether a knob clearly gives less of its concept turned up than turned down: by two standard errors."""
+    return bool(gains.mean() < -2.0 * standard_error(gains))
+
+
+def _curve(
+    setup: Setup, judge: Judge, plain: Sequence[Record], by_knob: Mapping[float, Outcome], random: Outcome
+) -> Curve:
+    full = by_knob[1.0].clips
+    attributes = [name for name in ("family", "drums") if not judge.meter.startswith(name)]
+    before = adherence(setup.classifiers, setup.clips, plain, attributes)
+    lost = [
+        None if first is None or second is None else second - first
+        for first, second in zip(before, full.adherence, strict=True)
+    ]
+    return Curve(
+        judge.concept,
+        judge,
+        _known(over_seeds([judge.values(plain)])),
+        dict(sorted(by_knob.items())),
+        random,
+        _known(over_seeds([random.clips.changes])),
+        _known(over_seeds([full.changes])),
+        lost,
+    )
+
+
+def _known(found: Interval | None) -> Interval:
+    assert found is not None  # there are two seeds or more, and meters answer for every clip
+    return found
+
+
+def effect(curve: Curve) -> Effect:
+    """What the card of a concept tells of its curve."""
+    at = {knob: one.reading.value for knob, one in curve.by_knob.items() if one.reading is not None}
+    random = curve.random.reading
+    full, minus = curve.by_knob[1.0].clips.readings, curve.by_knob[-1.0].clips.readings
+    moved = np.asarray(
+        [up - down for up, down in zip(full, minus, strict=False) if up is not None and down is not None]
+    )
+    return Effect(
+        meter=curve.judge.meter,
+        unit=curve.judge.unit,
+        is_external=curve.judge.is_external,
+        at_minus=at[-1.0],
+        at_zero=curve.unsteered.value,
+        at_plus=at[1.0],
+        at_random=curve.unsteered.value if random is None else random.value,
+        standard_error=standard_error(moved),
+        seeds=len(moved),
+    )
+
+
+def suggested_range(curve: Curve) -> tuple[float, float]:
+    """From -1 where that leaves less of the concept than 0, to 1.5 where that is no less than 1 and still music."""
+    middle = curve.unsteered.value * curve.judge.sign
+    at = {knob: curve.judge.sign * one.reading.value for knob, one in curve.by_knob.items() if one.reading is not None}
+    low = -1.0 if at[-1.0] < middle and _is_alive(curve, -1.0) else 0.0
+    return low, 1.5 if at[1.5] >= at[1.0] - 0.1 * abs(at[1.0] - middle) and _is_alive(curve, 1.5) else 1.0
+
+
+def _is_alive(curve: Curve, knob: float) -> bool:
+    return curve.by_knob[knob].sounding >= STILL_MUSIC
+
+
+def is_rising(curve: Curve) -> bool:
+    """Whether more knob is more of the concept at every step from -1 over 0 to 1."""
+    at = {knob: one.reading.value for knob, one in curve.by_knob.items() if one.reading is not None}
+    line = [curve.judge.sign * value for value in (at[-1.0], curve.unsteered.value, at[0.5], at[1.0])]
+    return all(second >= first for first, second in pairwise(line))

@@ -1,0 +1,174 @@
+"""What stands beside a bank that ships: a report in Markdown, with the bars of its set and whether they were reached.
+
+Used by `banks`. Every figure is of held-out seeds, with its 95 % interval over seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rfm_live.concepts.intervals import Interval, mean_interval
+from rfm_live.embedded.bank_listening import KNOBS, Curve, Pair, is_rising
+from rfm_live.experiments.report import told
+from rfm_live.experiments.setup import over_seeds
+from rfm_live.experiments.v2_several_concepts import KEPT, MOST_DRIFT
+from rfm_live.steering.bank import ConceptBank
+
+_HEAD = "| concept | judged by | 0 | {knobs} | random 1 | heard most at 1 | change at 1 | fd_hidden |"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One figure of a set, and what it should be: at least `least`, or at most `most`."""
+
+    what: str
+    found: Interval
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def is_reached(self) -> bool:
+        high_enough = self.least is None or self.found.value >= self.least
+        return high_enough and (self.most is None or self.found.value <= self.most)
+
+    def __str__(self) -> str:
+        wanted = f"at least {self.least:g}" if self.least is not None else f"at most {self.most:g}"
+        return f"{'reached' if self.is_reached else 'not reached'}: {self.what} {told(self.found)}, wanted {wanted}"
+
+
+def bars(name: str, curves: Sequence[Curve]) -> list[Bar]:
+    """The bars of one set of curves."""
+    reading = over_seeds([curve.by_knob[1.0].clips.readings for curve in curves])
+    hits = over_seeds([curve.by_knob[1.0].clips.hits for curve in curves])
+    kept = over_seeds([curve.adherence_changes for curve in curves])
+    found: list[Bar] = []
+    if name == "notes" and reading is not None:
+        plain = Interval(
+            *(float(np.mean([getattr(one.unsteered, end) for one in curves])) for end in ("value", "low", "high"))
+        )
+        found = [Bar("share of frames that the note dominates at 1", reading, least=0.75)]
+        found += [Bar("the same unsteered, mean of the notes' intervals", plain, most=0.15)]
+    elif name == "chords" and reading is not None:
+        found = [Bar("share of sounding frames with a triad of the quality at 1", reading, least=0.5)]
+    elif name == "mode":
+        found = [Bar("share of clips in minor at 1", _share(curves[0], 1.0), least=0.75)]
+        found += [Bar("share of clips in major at -1", _share(curves[0], -1.0), least=0.75)]
+    elif name == "tempo":
+        found = [Bar("onset rate at 1 over that at -1", _ratio(curves[0]), least=1.6)]
+    elif name in ("timbres", "drums", "textures") and hits is not None:
+        found = [Bar("share of clips named by the classifier where the prompt said another", hits, least=0.7)]
+    if kept is not None:
+        found.append(Bar("change of what is heard of the prompt's instrument and drums at 1", kept, least=-0.05))
+    return found
+
+
+def _share(curve: Curve, knob: float) -> Interval:
+    """The share of clips at a knob value that read on the knob's side of 0."""
+    side = np.sign(knob) * curve.judge.sign
+    readings = [value for value in curve.by_knob[knob].clips.readings if value is not None]
+    return mean_interval([float(side * value > 0.0) for value in readings])
+
+
+def _ratio(curve: Curve, resamples: int = 2000) -> Interval:
+    """The mean reading at 1 over that at -1; seeds are drawn that were played at both."""
+    pairs = [
+        (up, down)
+        for up, down in zip(curve.by_knob[1.0].clips.readings, curve.by_knob[-1.0].clips.readings, strict=False)
+        if up is not None and down is not None
+    ]
+    table = np.asarray(pairs, np.float64)  # [S, 2]
+    drawn = table[np.random.default_rng(0).integers(0, len(table), (resamples, len(table)))].mean(axis=1)  # [R, 2]
+    low, high = np.quantile(drawn[:, 0] / np.maximum(drawn[:, 1], 1e-9), (0.025, 0.975))
+    up, down = table.mean(axis=0)
+    return Interval(float(up / max(down, 1e-9)), float(low), float(high))
+
+
+def report(name: str, bank: ConceptBank, curves: Sequence[Curve], command: str) -> str:
+    """The whole report of one set."""
+    clips = len(curves[0].by_knob[1.0].clips.readings), len(curves[0].random.clips.readings)
+    lines = [
+        f"# The bank `embedded_{name}`",
+        "",
+        f"Made by `{command}` for the checkpoint with sha256 {bank.checkpoint_sha256[:12]}.",
+        f"Learned by: {bank.cards[0].method}. From {bank.cards[0].origin}, {bank.cards[0].licence}.",
+        f"Knob 1 pushes {bank.unit[0]:g} times as far as was learned. Heard on held-out seeds: {clips[0]} pieces at 1, "
+        f"{clips[1]} at the other values and of the random control. Each goes on from bars that nobody steered, under "
+        "a prompt that names instrument, drums, tempo, density and texture. In brackets 95 % intervals over seeds.",
+        "",
+        *(f"- {bar}" for bar in bars(name, curves)),
+        *(f"- {line}" for line in _cannot(curves)),
+        "",
+        "## Effect",
+        "",
+        *_effects(curves),
+        "",
+        "## How well each block tells the concept apart",
+        "",
+        "Area under the curve on turns that were held out.",
+        "",
+        *_scores(bank),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _effects(curves: Sequence[Curve]) -> list[str]:
+    knobs = " | ".join(f"{knob:g}" for knob in KNOBS)
+    rows = [_HEAD.format(knobs=knobs), "| " + " | ".join(["---"] * (len(KNOBS) + 7)) + " |"]
+    for curve in curves:
+        full = curve.by_knob[1.0]
+        cells = [curve.concept, f"{curve.judge.meter}, {curve.judge.unit}", told(curve.unsteered)]
+        cells += [told(curve.by_knob[knob].reading) for knob in KNOBS]
+        cells += [told(curve.random.reading), told(full.hits), told(curve.change), told(full.drift.fd_hidden)]
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
+
+
+def _cannot(curves: Sequence[Curve]) -> list[str]:
+    """What the knobs cannot do, in words."""
+    silent = [one.concept for one in curves if one.change.low <= 0.0]
+    bent = [one.concept for one in curves if not is_rising(one)]
+    moved = [one.concept for one in curves if not one.random_change.low <= 0.0 <= one.random_change.high]
+    lines = []
+    if silent:
+        lines.append(f"no clear effect at 1: {', '.join(silent)}")
+    if bent:
+        lines.append(f"more knob is not always more effect from -1 to 1: {', '.join(bent)}")
+    lines.append(
+        f"a random push of equal length moves the meter beyond its interval for: {', '.join(moved)}"
+        if moved
+        else "a random push of equal length moves no meter beyond its interval"
+    )
+    return lines
+
+
+def _scores(bank: ConceptBank) -> list[str]:
+    rows = ["| concept | " + " | ".join(f"block {layer}" for layer in range(bank.layers)) + " |"]
+    rows.append("| " + " | ".join(["---"] * (bank.layers + 1)) + " |")
+    for name, scores in zip(bank.names, bank.scores, strict=True):
+        rows.append(f"| {name} | " + " | ".join(f"{score:.2f}" for score in scores) + " |")
+    return rows
+
+
+def pair_report(pairs: Sequence[Pair], sha256: str) -> str:
+    """What pairs of knobs do together, with their bars."""
+    shares = [share.value for pair in pairs for share in pair.kept if share is not None]
+    kept, within = sum(share >= KEPT for share in shares), sum(pair.times_drift <= MOST_DRIFT for pair in pairs)
+    lines = [
+        "# Two knobs of the embedded banks at once",
+        "",
+        f"Made by `python -m rfm_live.embedded.banks` for the checkpoint with sha256 {sha256[:12]}. Both knobs are "
+        "at 1; a share is that of the concept's single effect, drift is fd_hidden over the larger single one.",
+        "",
+        f"- {kept} of {len(shares)} effects keep {KEPT:.0%} or more of what they are alone",
+        f"- in {within} of {len(pairs)} pairs the drift is at most {MOST_DRIFT:g} times the larger single one",
+        "",
+        "| pair | first keeps | second keeps | drift |",
+        "| --- | --- | --- | --- |",
+    ]
+    for pair in pairs:
+        kept_shares = " | ".join(told(share, 2) for share in pair.kept)
+        lines.append(f"| {' + '.join(pair.concepts)} | {kept_shares} | {pair.times_drift:.2f} |")
+    return "\n".join(lines) + "\n"

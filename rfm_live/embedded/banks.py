@@ -1,0 +1,160 @@
+"""The banks of the embedded checkpoint: `python -m rfm_live.embedded.banks [SET ...]`.
+
+Learns every concept of the composer from turns, finds by ear how far knob 1 pushes and which way, and listens to the
+knobs on held-out seeds: one safetensors bank per set, and a report beside it. What was learned and played is kept in
+`--work`, so that an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from rfm_live.concepts.clips import Progress
+from rfm_live.concepts.turning import TurnTraining
+from rfm_live.embedded import CHECKPOINT
+from rfm_live.embedded.bank_listening import Curve, Listener, Listening, effect, suggested_range, taught_classifiers
+from rfm_live.embedded.bank_reports import bars, pair_report, report
+from rfm_live.embedded.turned_banks import Taught, Teaching, taught, uncalibrated
+from rfm_live.embedded.turns import concept_sets
+from rfm_live.errors import RfmError, StartError
+from rfm_live.experiments.measures import check_seconds
+from rfm_live.model.checkpoint import MusicGen, load_checkpoint
+from rfm_live.steering.bank import ConceptBank, load_bank, merged, save_bank
+
+PAIRS = (
+    ("note_c", "timbre_strings"),
+    ("note_g", "tempo"),
+    ("drums", "timbre_brass"),
+    ("tempo", "brightness"),
+    ("density", "timbre_mallets"),
+)
+"""Concepts of different sets that are heard together."""
+_console = Console()
+
+
+@contextmanager
+def stage(title: str) -> Iterator[Progress]:
+    """Tell where the work stands, and at its end how long it took."""
+    start = time.monotonic()
+
+    def tell(done: int, count: int) -> None:
+        _console.print(f"{title}: {done} of {count}, {time.monotonic() - start:.0f} s", end="\r")
+
+    yield tell
+    _console.print(f"{title}: {time.monotonic() - start:.0f} s" + " " * 20)
+
+
+def chosen_sets(names: list[str] | None) -> list[str]:
+    """The sets to make, all when none is named.
+
+    Raises:
+        StartError: there is no such set.
+    """
+    known = concept_sets()
+    for name in names or []:
+        if name not in known:
+            raise StartError(f"set is '{name}', expected one of {', '.join(known)}")
+    return list(dict.fromkeys(names or known))
+
+
+def finished(bank: ConceptBank, curves: list[Curve]) -> ConceptBank:
+    """The bank with what was heard of every concept on its card."""
+    cards = [
+        replace(card, effect=effect(curve), suggested_range=suggested_range(curve))
+        for card, curve in zip(bank.cards, curves, strict=True)
+    ]
+    return replace(bank, cards=tuple(cards))
+
+
+def make_banks(
+    model: MusicGen, names: list[str], target: Path, work: Path, teaching: Teaching, listening: Listening
+) -> None:
+    """Make the banks `names` and their reports in the folder `target`; last, what pairs of knobs do together."""
+    target.mkdir(parents=True, exist_ok=True)
+    found = taught(model, teaching, work, stage)
+    listener = Listener(model, taught_classifiers(model, listening, stage), listening, work / "records", stage)
+    for name in names:
+        bank, curves = _made(model, listener, teaching, found, name)
+        save_bank(bank, _file(target, name))
+        _write_report(target, name, bank, curves)
+    _pair_report(model, listener, target)
+
+
+def _made(
+    model: MusicGen, listener: Listener, teaching: Teaching, found: Taught, name: str
+) -> tuple[ConceptBank, list[Curve]]:
+    with stage(f"bank {name}"):
+        bank = listener.calibrated(uncalibrated(model, teaching, found, concept_sets()[name]))
+        curves = listener.curves(bank)
+    for bar in bars(name, curves):
+        _console.print(f"  {bar}", highlight=False, markup=False)
+    return finished(bank, curves), curves
+
+
+def _file(target: Path, name: str) -> Path:
+    return target / f"embedded_{name}.safetensors"
+
+
+def _write_report(target: Path, name: str, bank: ConceptBank, curves: list[Curve]) -> None:
+    command = f"python -m rfm_live.embedded.banks {name}"
+    _file(target, name).with_suffix(".md").write_text(report(name, bank, curves, command), encoding="utf-8")
+
+
+def _pair_report(model: MusicGen, listener: Listener, target: Path) -> None:
+    """Listen to pairs of knobs of the banks that are there, and write their report."""
+    decoder = model.config.decoder
+    files = [_file(target, name) for name in concept_sets()]
+    banks = [load_bank(file, decoder.layers, decoder.width, model.sha256) for file in files if file.is_file()]
+    if not banks:
+        return
+    bank = merged(banks)
+    wanted = [pair for pair in PAIRS if set(pair) <= set(bank.names)]
+    if wanted:
+        with stage("pairs"):
+            pairs = listener.pairs(bank, wanted)
+        (target / "embedded_pairs.md").write_text(pair_report(pairs, model.sha256), encoding="utf-8")
+
+
+def main(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="sets to make; all when none is named", metavar="[SET]...")
+    ] = None,
+    checkpoint: Annotated[Path, typer.Option(help="folder of the checkpoint")] = CHECKPOINT,
+    target: Annotated[Path, typer.Option(help="folder of the banks and reports")] = Path("presets/banks"),
+    work: Annotated[Path, typer.Option(help="what was learned and played, to go on from")] = Path("runs/banks"),
+    turns: Annotated[int, typer.Option(help="turns per concept", min=4)] = 14,
+    steps: Annotated[int, typer.Option(help="steps of learning", min=1)] = 240,
+    seeds: Annotated[int, typer.Option(help="held-out pieces at knob 1", min=2)] = 8,
+    few: Annotated[int, typer.Option(help="pieces at other knob values and to find the unit", min=2)] = 4,
+    seconds: Annotated[float, typer.Option(help="length of the music that is judged")] = 4.0,
+    lessons: Annotated[int, typer.Option(help="pieces that teach the classifiers", min=40)] = 600,
+) -> None:
+    """Learn, calibrate and report the banks of the embedded checkpoint."""
+    torch.set_num_threads(1)
+    try:
+        wanted = chosen_sets(names)
+        if few > seeds:
+            raise StartError(f"few is {few}, expected 2..{seeds}, the number of seeds")
+        if not seconds >= 3.0:
+            raise StartError(f"seconds are {seconds:g}, expected 3 or more, which the classifiers want")
+        model = load_checkpoint(checkpoint)
+        check_seconds(model, seconds)
+        teaching = Teaching(turns, training=TurnTraining(steps))
+        make_banks(model, wanted, target, work, teaching, Listening(seeds, few, seconds, lessons, lessons // 5))
+    except RfmError as error:
+        _console.print(f"[red]{escape(str(error))}[/red]")
+        raise typer.Exit(2) from None
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,239 @@
+"""Turns that teach the embedded checkpoint's concepts: a piece, and from a frame on the same piece but for one thing.
+
+Used by `banks`. Both sides of a turn are written in one style that differs in the concept alone, so that a knob learned
+from them changes that and leaves the rest. Everything else that the composer draws is drawn anew for every turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from rfm_live.concepts.clips import Progress, Samples, no_progress
+from rfm_live.concepts.meters import spectral_centroid_hz
+from rfm_live.concepts.music_analysis import QUALITIES
+from rfm_live.concepts.turning import Turns
+from rfm_live.embedded.composer import (
+    BEAT_FRAMES,
+    INSTRUMENTS,
+    PITCH_CLASSES,
+    TEXTURES,
+    Instrument,
+    Note,
+    Piece,
+    Style,
+    compose,
+    draw_style,
+    note_study,
+)
+from rfm_live.embedded.music_meters import full_caption, rendered
+from rfm_live.model.checkpoint import MusicGen
+
+BEFORE_FRAMES, AFTER_FRAMES = 128, 160
+"""What is heard before and after the turn; together they must fit into the decoder's positions."""
+_BATCH = 8
+_HARMONIC_TEXTURES = ("chords", "arpeggio", "melody")
+_HOME_MODES = {"major": "major", "minor": "minor", "diminished": "octatonic", "augmented": "whole_tone"}
+"""The mode of which a chord quality is the triad on the tonic."""
+
+Rng = np.random.Generator
+Choice = TypeVar("Choice")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """`before` goes over into `after`, which has the `concept`, or with a `share` of -1 its opposite."""
+
+    concept: str
+    before: Piece
+    after: Piece
+    share: float = 1.0
+
+
+def families() -> tuple[str, ...]:
+    """The families of the composer's instruments, in their order."""
+    return tuple(dict.fromkeys(one.family for one in INSTRUMENTS))
+
+
+def concept_sets() -> dict[str, tuple[str, ...]]:
+    """The concepts of every set, by the name of the bank that they make."""
+    return {
+        "notes": tuple(f"note_{name}" for name in PITCH_CLASSES),
+        "chords": tuple(f"chord_{quality}" for quality in QUALITIES),
+        "mode": ("mode_minor",),
+        "tempo": ("tempo",),
+        "density": ("density",),
+        "brightness": ("brightness",),
+        "timbres": tuple(f"timbre_{family}" for family in families()),
+        "drums": ("drums",),
+        "textures": tuple(f"texture_{texture}" for texture in TEXTURES),
+    }
+
+
+def draw_turns(concept: str, count: int, seed: int) -> list[Turn]:
+    """The first `count` turns of a concept; turn `i` is drawn from `default_rng([seed, concept, i])`.
+
+    Concepts with an opposite turn to it every other time.
+    """
+    draw = _DRAWS.get(concept.split("_")[0])
+    if draw is None:
+        raise ValueError(f"no turns teach '{concept}', expected one of {', '.join(_DRAWS)} or of their classes")
+    said = concept.partition("_")[2]
+    return [
+        draw(np.random.default_rng([seed, index, *concept.encode()]), concept, said, index) for index in range(count)
+    ]
+
+
+def _style(rng: Rng, **fields: object) -> Style:
+    """A drawn style with these fields; a tempo brings a beat of its own."""
+    style = replace(draw_style(rng), **fields)  # type: ignore[arg-type]
+    return replace(style, beat=int(rng.choice(BEAT_FRAMES[style.tempo]))) if "tempo" in fields else style
+
+
+def _turn(rng: Rng, concept: str, before: Style, after: Style, share: float = 1.0) -> Turn:
+    return Turn(concept, compose(rng, BEFORE_FRAMES, before), compose(rng, AFTER_FRAMES, after), share)
+
+
+def _other(rng: Rng, choices: Sequence[Choice], not_this: Choice) -> Choice:
+    left = [one for one in choices if one != not_this]
+    return left[int(rng.integers(len(left)))]
+
+
+def _note(rng: Rng, concept: str, said: str, index: int) -> Turn:
+    tonic = PITCH_CLASSES.index(said)
+    style = _style(rng, tonic=tonic)
+    turn = _turn(rng, concept, replace(style, tonic=_other(rng, range(12), tonic)), style)
+    if index % 2:
+        return turn
+    return replace(turn, after=note_study(rng, AFTER_FRAMES, tonic, style.instrument))
+
+
+def _chord(rng: Rng, concept: str, said: str, index: int) -> Turn:
+    style = _style(rng, drums=False)
+    after = chord_study(rng, AFTER_FRAMES, said, style.instrument)
+    if index % 2:
+        return Turn(concept, compose(rng, BEFORE_FRAMES, style), after)
+    other = _other(rng, list(QUALITIES), said)
+    return Turn(concept, chord_study(rng, BEFORE_FRAMES, other, style.instrument), after)
+
+
+def _mode(rng: Rng, concept: str, said: str, index: int) -> Turn:
+    sides = ("major", "minor") if index % 2 == 0 else ("minor", "major")
+    style = _style(rng, texture=str(rng.choice(_HARMONIC_TEXTURES)), drums=False, bass=False)
+    before, after = (replace(style, mode=mode) for mode in sides)
+    return _turn(rng, concept, before, after, 1.0 if said == sides[1] else -1.0)
+
+
+def _tempo(rng: Rng, concept: str, said: str, index: int) -> Turn:
+    to = ("fast", "slow")[index % 2]
+    style = _style(rng, tempo=to)
+    tempo = _other(rng, list(BEAT_FRAMES), to)
+    before = replace(style, tempo=tempo, beat=int(rng.choice(BEAT_FRAMES[tempo])))
+    return _turn(rng, concept, before, style, 1.0 if to == "fast" else -1.0)
+
+
+def _density(rng: Rng, concept: str, said: str, index: int) -> Turn:
+    style = _style(rng, dense=index % 2 == 0)
+    return _turn(rng, concept, replace(style, dense=not style.dense), style, 1.0 if style.dense else -1.0)
+
+
+def _drums(rng: Rng, concept: str, said: str, index: int) -> Turn:
+    style = _style(rng, drums=index % 2 == 0)
+    return _turn(rng, concept, replace(style, drums=not style.drums), style, 1.0 if style.drums else -1.0)
+
+
+def _brightness(rng: Rng, concept: str, said: str, index: int) -> Turn:
+    """The same music in another register; how bright each side is, is heard when it sounds."""
+    style = _style(rng, drums=False, bass=False)
+    low, high = _register(style.instrument, 0.0, 0.6), _register(style.instrument, 0.4, 1.0)
+    before, after = (low, high) if index % 2 == 0 else (high, low)
+    return _turn(
+        rng, concept, replace(style, instrument=before), replace(style, instrument=after), 1.0 - 2.0 * (index % 2)
+    )
+
+
+def _register(instrument: Instrument, start: float, stop: float) -> Instrument:
+    """The instrument confined to a part of its range, an octave and a half at least."""
+    span = instrument.high - instrument.low
+    low = instrument.low + round(start * span)
+    high = max(instrument.low + round(stop * span), low + 18)
+    return replace(instrument, low=min(low, high - 18), high=high)
+
+
+def _timbre(rng: Rng, concept: str, said: str, index: int) -> Turn:
+    members = [one for one in INSTRUMENTS if one.family == said]
+    style = _style(rng, instrument=members[index % len(members)])
+    others = [one for one in INSTRUMENTS if one.family != said]
+    return _turn(rng, concept, replace(style, instrument=others[int(rng.integers(len(others)))]), style)
+
+
+def _texture(rng: Rng, concept: str, said: str, index: int) -> Turn:
+    style = _style(rng, texture=said)
+    return _turn(rng, concept, replace(style, texture=_other(rng, TEXTURES, said)), style)
+
+
+_DRAWS: dict[str, Callable[[Rng, str, str, int], Turn]] = {
+    "note": _note,
+    "chord": _chord,
+    "mode": _mode,
+    "tempo": _tempo,
+    "density": _density,
+    "brightness": _brightness,
+    "timbre": _timbre,
+    "drums": _drums,
+    "texture": _texture,
+}
+
+
+def chord_study(rng: Rng, frames: int, quality: str, instrument: Instrument) -> Piece:
+    """Triads of one quality on roots that change from bar to bar, struck together or broken, in any inversion."""
+    style = _style(rng, mode=_HOME_MODES[quality], instrument=instrument, drums=False, bass=False, texture="chords")
+    bar, notes = 4 * style.beat, []
+    is_broken, strokes = bool(rng.random() < 0.3), int(rng.choice((1, 2, 4)))
+    root = int(rng.integers(12))
+    for start in range(0, frames, bar):
+        if rng.random() < 0.5:
+            root = int(rng.integers(12))
+        pitches = _voiced(rng, [(root + step) % 12 for step in QUALITIES[quality]], instrument)
+        count = 8 if is_broken else strokes
+        for place in range(count):
+            at = start + place * bar // count
+            length = min(max(bar // count - 1, 1), frames - at)
+            struck = ([pitches[place % 3]] if is_broken else pitches) if length > 0 else []
+            notes += [Note(at, length, pitch, 96 if place == 0 else 84, 0) for pitch in struck]
+    ordered = tuple(sorted(notes, key=lambda note: (note.start, note.pitch)))
+    return Piece(style, ordered, ((0, instrument.program),), frames, "")
+
+
+def _voiced(rng: Rng, pitch_classes: Sequence[int], instrument: Instrument) -> list[int]:
+    """One pitch of each class, each the next above a pitch that is drawn from the lower part of the range."""
+    base = int(rng.integers(instrument.low, max(instrument.high - 11, instrument.low + 1)))
+    return [base + (pitch_class - base) % 12 for pitch_class in pitch_classes]
+
+
+def sounded(model: MusicGen, turns: Sequence[Turn], concepts: Sequence[str], progress: Progress = no_progress) -> Turns:
+    """The turns as the model hears them: rendered, cut together and coded; prompts ask for what was before."""
+    codes, shares = [], np.zeros((len(turns), len(concepts)), np.float32)
+    for start in range(0, len(turns), _BATCH):
+        some = turns[start : start + _BATCH]
+        before, after = rendered([one.before for one in some]), rendered([one.after for one in some])
+        for row, (turn, first, second) in enumerate(zip(some, before, after, strict=True), start):
+            shares[row, concepts.index(turn.concept)] = _share(turn, first, second)
+        joined = np.stack([np.concatenate(pair) for pair in zip(before, after, strict=True)])
+        with torch.inference_mode():
+            codes.append(model.codec.encode(torch.from_numpy(joined)[:, None]).numpy())
+        progress(start + len(some), len(turns))
+    prompts = tuple(full_caption(turn.before.style) for turn in turns)
+    return Turns(np.concatenate(codes), BEFORE_FRAMES, shares, prompts)
+
+
+def _share(turn: Turn, before: Samples, after: Samples) -> float:
+    """How far the turn goes: of brightness, octaves of the spectral centroid, at most one."""
+    if turn.concept != "brightness":
+        return turn.share
+    first, second = (max(spectral_centroid_hz(side), 50.0) for side in (before, after))
+    return float(np.clip(np.log2(second / first), -1.0, 1.0))

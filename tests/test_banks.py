@@ -1,0 +1,173 @@
+"""The banks that ship: what teaches them, how units and bars are found, and a whole small run on a tiny model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from rfm_live.concepts.intervals import Interval
+from rfm_live.concepts.music_analysis import QUALITIES
+from rfm_live.concepts.turning import TurnTraining
+from rfm_live.embedded import bank_listening, banks, turned_banks
+from rfm_live.embedded.bank_listening import UNITS, Listening, best_unit, is_inverted
+from rfm_live.embedded.bank_reports import Bar
+from rfm_live.embedded.composer import INSTRUMENTS, Style
+from rfm_live.embedded.turned_banks import Teaching
+from rfm_live.embedded.turns import AFTER_FRAMES, BEFORE_FRAMES, Turn, chord_study, concept_sets, draw_turns
+from rfm_live.errors import StartError
+from rfm_live.model.checkpoint import MusicGen
+from rfm_live.steering.bank import read_bank
+
+
+def differing(turn: Turn) -> set[str]:
+    """The fields of Style in which the sides of a turn differ."""
+    before, after = turn.before.style, turn.after.style
+    return {name for name in Style.__dataclass_fields__ if getattr(before, name) != getattr(after, name)}
+
+
+@pytest.mark.parametrize(
+    ("concept", "fields"),
+    [
+        ("note_f_sharp", {"tonic"}),
+        ("mode_minor", {"mode"}),
+        ("tempo", {"tempo", "beat"}),
+        ("density", {"dense"}),
+        ("brightness", {"instrument"}),
+        ("timbre_voice", {"instrument"}),
+        ("drums", {"drums"}),
+        ("texture_pedal", {"texture"}),
+    ],
+)
+def test_the_sides_of_a_turn_differ_in_the_concept_alone(concept: str, fields: set[str]) -> None:
+    turns = draw_turns(concept, 8, seed=1)
+    for index, turn in enumerate(turns):
+        assert (turn.before.frames, turn.after.frames) == (BEFORE_FRAMES, AFTER_FRAMES)
+        if concept.startswith("note_") and index % 2 == 0:
+            assert turn.after.style.tonic == 6  # a study draws the rest anew
+        else:
+            assert differing(turn) == fields, (index, turn.before.style, turn.after.style)
+    assert turns == draw_turns(concept, 8, seed=1) and turns[:3] == draw_turns(concept, 3, seed=1)
+    assert turns != draw_turns(concept, 8, seed=2)
+
+
+def test_concepts_with_an_opposite_turn_both_ways_and_the_others_one_way() -> None:
+    for names in concept_sets().values():
+        for name in names:
+            shares = {turn.share for turn in draw_turns(name, 4, seed=1)}
+            assert shares == ({1.0, -1.0} if len(names) == 1 else {1.0}), name
+
+
+def test_there_are_no_turns_to_what_the_composer_does_not_know() -> None:
+    with pytest.raises(ValueError, match="no turns teach 'swing'"):
+        draw_turns("swing", 1, seed=1)
+
+
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_a_chord_study_sounds_triads_of_its_quality_within_the_range(quality: str) -> None:
+    for index, instrument in enumerate(INSTRUMENTS):
+        study = chord_study(np.random.default_rng(index), 160, quality, instrument)
+        assert study.notes and all(instrument.low <= note.pitch for note in study.notes)
+        assert all(note.start + note.length <= 160 and note.length > 0 for note in study.notes)
+        bar = 4 * study.style.beat
+        for start in range(0, 160 - bar, bar):
+            sounding = {note.pitch % 12 for note in study.notes if start <= note.start < start + bar}
+            assert any(sounding == {(root + step) % 12 for step in QUALITIES[quality]} for root in range(12)), (
+                instrument.name,
+                sounding,
+            )
+
+
+def test_the_unit_is_the_smallest_that_does_nearly_all_and_leaves_music_alive() -> None:
+    alive = np.ones((1, len(UNITS)), np.bool_)
+    assert best_unit(np.array([[0.1, 0.5, 0.96, 1.0, 0.9]]), alive) == UNITS[2]
+    dead = alive.copy()
+    dead[0, 2:4] = False
+    assert best_unit(np.array([[0.1, 0.5, 0.96, 1.0, 0.4]]), dead) == UNITS[1]
+    assert best_unit(np.array([[0.1, 0.5, 0.6, 1.0, 0.4]]), ~alive) == UNITS[3]
+    assert best_unit(np.array([[-0.5, -0.3, -0.2, -0.4, -0.6]]), alive) == UNITS[2]
+
+
+def test_a_knob_is_turned_round_only_where_that_is_clear() -> None:
+    assert is_inverted(np.array([-1.0, -1.1, -0.9]))
+    assert not is_inverted(np.array([-1.0, 0.4, -0.1])) and not is_inverted(np.array([1.0, 1.1, 0.9]))
+
+
+def test_what_is_held_out_are_whole_instruments_and_every_class_keeps_something() -> None:
+    groups = ["flute", "harp", "horn", "choir", "piano"] * 4
+    is_train = turned_banks._without_some(groups, [1.0, -1.0] * 10, seed=3)
+    assert len({group for group, trains in zip(groups, is_train, strict=True) if not trains}) == 1
+    assert all(len({trains for g, trains in zip(groups, is_train, strict=True) if g == group}) == 1 for group in groups)
+    assert turned_banks._without_some(["a", "a", "b"], [1.0, 1.0, -1.0], seed=0)[2]
+
+
+def test_a_bar_says_whether_it_is_reached() -> None:
+    found = Interval(0.7, 0.6, 0.8)
+    assert str(Bar("share", found, least=0.7)) == "reached: share 0.700 (0.600..0.800), wanted at least 0.7"
+    assert str(Bar("share", found, most=0.15)).startswith("not reached: ")
+
+
+def test_the_shares_of_turns_add_up_to_what_is_taught() -> None:
+    teaching = Teaching(10)
+    counts = [teaching.count(name) for name in ("note_c", "chord_minor", "timbre_keys", "tempo", "texture_pedal")]
+    assert counts == [5, 20, 10, 20, 10]
+
+
+def test_a_whole_run_makes_a_bank_and_its_report_and_goes_on_where_it_was(
+    tiny_model: MusicGen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (banks, turned_banks):
+        monkeypatch.setattr(module, "concept_sets", lambda: {"tempo": ("tempo",), "drums": ("drums",)})
+    monkeypatch.setattr(banks, "PAIRS", (("tempo", "drums"),))
+    monkeypatch.setattr(bank_listening, "UNITS", (1.0, 2.0))
+    teaching, listening = Teaching(4, training=TurnTraining(2, batch=2)), Listening(2, 2, 3.0, 40, 1)
+
+    def run() -> None:
+        banks.make_banks(tiny_model, ["tempo", "drums"], tmp_path / "banks", tmp_path / "work", teaching, listening)
+
+    run()
+    files = sorted(path.name for path in (tmp_path / "banks").iterdir())
+    names = ["embedded_drums", "embedded_pairs", "embedded_tempo"]
+    assert files == sorted([f"{name}.md" for name in names] + [f"{names[0]}.safetensors", f"{names[2]}.safetensors"])
+    bank = read_bank(tmp_path / "banks" / "embedded_tempo.safetensors")
+    effect = bank.cards[0].effect
+    assert effect is not None and effect.meter == "onset rate" and effect.seeds == 2 and bank.unit[0] in (1.0, 2.0)
+    text = (tmp_path / "banks" / "embedded_tempo.md").read_text()
+    assert "onset rate at 1 over that at -1" in text and tiny_model.sha256[:12] in text
+    assert "tempo + drums" in (tmp_path / "banks" / "embedded_pairs.md").read_text()
+
+    def nothing_more(*_: Sequence[object]) -> None:
+        raise AssertionError("something was learned or played twice")
+
+    monkeypatch.setattr(turned_banks, "learn_turns", nothing_more)
+    monkeypatch.setattr(
+        "rfm_live.experiments.conditions.Studio._played",
+        lambda self, conditions: nothing_more() if conditions else iter(()),
+    )
+    kept = (tmp_path / "banks" / "embedded_tempo.safetensors").read_bytes()
+    run()
+    assert (tmp_path / "banks" / "embedded_tempo.safetensors").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["swing"], "set is 'swing', expected one of notes, chords"),
+        (["--seeds", "2", "--few", "4"], "few is 4, expected 2..2"),
+        (["--seconds", "2"], "seconds are 2, expected 3 or more"),
+        (["--checkpoint", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(arguments: list[str], said: str) -> None:
+    import typer
+
+    app = typer.Typer()
+    app.command()(banks.main)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and said in " ".join(result.output.split()), result.output
+
+
+def test_an_unknown_set_raises() -> None:
+    with pytest.raises(StartError):
+        banks.chosen_sets(["scales"])

@@ -1,0 +1,79 @@
+"""Directions learned from turns, on a tiny model: the loss is the decoder's own, and pushes lower it."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rfm_live.concepts.turning import Turns, TurnTraining, learn_turns, read_turns, turn_loss
+from rfm_live.errors import StartError
+from rfm_live.model.checkpoint import MusicGen
+from rfm_live.model.delay import delay
+from rfm_live.model.injection import Injections
+
+TURN = 6
+
+
+def some_turns(count: int = 4, frames: int = 16) -> Turns:
+    """Behind the turn, concept 0 repeats code 3 and concept 1 repeats code 40."""
+    codes = np.random.default_rng(0).integers(0, 64, (count, 4, frames))
+    codes[0::2, :, TURN:], codes[1::2, :, TURN:] = 3, 40
+    return Turns(codes, TURN, np.tile(np.eye(2, dtype=np.float32), (count // 2, 1)), ["calm piano"] * count)
+
+
+def test_the_loss_is_that_of_the_decoder_under_the_same_push(tiny_model: MusicGen) -> None:
+    turns, decoder = some_turns(2), tiny_model.decoder
+    pushes = torch.randn(2, 3, 128, generator=torch.Generator().manual_seed(1))
+    states = tiny_model.text_encoder().encode("calm piano")
+    assert states is not None
+    cross = decoder.new_cross(*states)  # the first row alone reads a text
+    columns = torch.stack([delay(clip, 64) for clip in torch.from_numpy(turns.codes)])  # [B, K, 20]
+    steering = torch.zeros(2, 19, 3, 128)
+    steering[:, TURN:] = pushes[:, None]
+    with torch.no_grad():
+        found = turn_loss(decoder, turns, cross, pushes)
+        cache = decoder.new_cache(2, 19)
+        logits = decoder(columns[:, :, :-1], 0, cache, cross, Injections.pushing(steering))  # [B, 19, K, V]
+    nats = []
+    for row in range(2):
+        for column in range(TURN, 19):
+            for book in range(4):
+                code = int(columns[row, book, column + 1])
+                if code != 64:
+                    nats.append(float(-F.log_softmax(logits[row, column, book], 0)[code]))
+    assert float(found) == pytest.approx(np.mean(nats), rel=1e-4)
+
+
+def test_pushes_make_the_turns_foreseen_each_concept_its_own(tiny_model: MusicGen) -> None:
+    turns = some_turns()
+    norms = np.linalg.norm(read_turns(tiny_model, replace_long(turns)), axis=-1).mean(axis=0).astype(np.float32)
+    pushes, losses = learn_turns(tiny_model, turns, norms, TurnTraining(steps=30, batch=4, rate=0.02))
+    assert pushes.shape == (2, 3, 128) and np.isfinite(pushes).all()
+    assert losses[-1] < losses[0] - 0.5
+    own, swapped = (
+        float(turn_loss(tiny_model.decoder, turns, None, torch.from_numpy(table[turns.shares.argmax(axis=1)])))
+        for table in (pushes, pushes[::-1].copy())
+    )
+    assert own < swapped - 0.5
+
+
+def replace_long(turns: Turns) -> Turns:
+    """The turns with enough behind them to be read."""
+    return Turns(np.tile(turns.codes, (1, 1, 3)), TURN, turns.shares, turns.prompts)
+
+
+def test_the_same_seed_learns_the_same_and_the_model_stays_as_it_is(tiny_model: MusicGen) -> None:
+    before = {name: values.clone() for name, values in tiny_model.decoder.state_dict().items()}
+    norms, training = np.ones(3, np.float32), TurnTraining(steps=3, batch=3)
+    first, second = (learn_turns(tiny_model, some_turns(), norms, training) for _ in range(2))
+    assert np.array_equal(first[0], second[0]) and first[1] == second[1]
+    assert all(torch.equal(values, before[name]) for name, values in tiny_model.decoder.state_dict().items())
+
+
+def test_a_turn_without_words_and_a_training_without_steps_are_refused(tiny_model: MusicGen) -> None:
+    turns = some_turns()
+    blank = Turns(turns.codes, TURN, turns.shares, ["calm piano", " "] * 2)
+    with pytest.raises(StartError, match="prompt of a turn is ' ', expected words"):
+        learn_turns(tiny_model, blank, np.ones(3, np.float32), TurnTraining(steps=1))
+    with pytest.raises(StartError, match="steps of a training is 0, expected 1 or more"):
+        TurnTraining(steps=0)
