@@ -35,7 +35,7 @@ from rfm_live.model.checkpoint import MusicGen
 
 BEFORE_FRAMES, AFTER_FRAMES = 128, 160
 """What is heard before and after the turn; together they must fit into the decoder's positions."""
-_BATCH = 8
+_RENDERED_AT_ONCE, _CODED_AT_ONCE = 64, 8
 _HARMONIC_TEXTURES = ("chords", "arpeggio", "melody")
 _HOME_MODES = {"major": "major", "minor": "minor", "diminished": "octatonic", "augmented": "whole_tone"}
 """The mode of which a chord quality is the triad on the tonic."""
@@ -218,14 +218,14 @@ def _voiced(rng: Rng, pitch_classes: Sequence[int], instrument: Instrument) -> l
 def sounded(model: MusicGen, turns: Sequence[Turn], concepts: Sequence[str], progress: Progress = no_progress) -> Turns:
     """The turns as the model hears them: rendered, cut together and coded; prompts ask for what was before."""
     codes, shares = [], np.zeros((len(turns), len(concepts)), np.float32)
-    for start in range(0, len(turns), _BATCH):
-        some = turns[start : start + _BATCH]
+    for start in range(0, len(turns), _RENDERED_AT_ONCE):
+        some = turns[start : start + _RENDERED_AT_ONCE]
         before, after = rendered([one.before for one in some]), rendered([one.after for one in some])
         for row, (turn, first, second) in enumerate(zip(some, before, after, strict=True), start):
             shares[row, concepts.index(turn.concept)] = _share(turn, first, second)
-        joined = np.stack([np.concatenate(pair) for pair in zip(before, after, strict=True)])
+        joined = torch.from_numpy(np.concatenate((np.stack(before), np.stack(after)), axis=1))[:, None]  # [N, 1, S]
         with torch.inference_mode():
-            codes.append(model.codec.encode(torch.from_numpy(joined)[:, None]).numpy())
+            codes += [model.codec.encode(part).numpy() for part in joined.split(_CODED_AT_ONCE)]
         progress(start + len(some), len(turns))
     prompts = tuple(full_caption(turn.before.style) for turn in turns)
     return Turns(np.concatenate(codes), BEFORE_FRAMES, shares, prompts)
