@@ -81,12 +81,12 @@ def test_a_chord_study_sounds_triads_of_its_quality_within_the_range(quality: st
 
 def test_the_unit_is_the_smallest_that_does_nearly_all_and_leaves_music_alive() -> None:
     alive = np.ones((1, len(UNITS)), np.bool_)
-    assert best_unit(np.array([[0.1, 0.5, 0.96, 1.0, 0.9]]), alive) == UNITS[2]
+    assert best_unit(np.array([[0.5, 0.96, 1.0]]), alive) == UNITS[1]
     dead = alive.copy()
-    dead[0, 2:4] = False
-    assert best_unit(np.array([[0.1, 0.5, 0.96, 1.0, 0.4]]), dead) == UNITS[1]
-    assert best_unit(np.array([[0.1, 0.5, 0.6, 1.0, 0.4]]), ~alive) == UNITS[3]
-    assert best_unit(np.array([[-0.5, -0.3, -0.2, -0.4, -0.6]]), alive) == UNITS[2]
+    dead[0, 1] = False
+    assert best_unit(np.array([[0.97, 1.5, 1.0]]), dead) == UNITS[0]
+    assert best_unit(np.array([[0.5, 1.0, 0.4]]), ~alive) == UNITS[1]
+    assert best_unit(np.array([[-0.5, -0.2, -0.4]]), alive) == UNITS[1]
 
 
 def test_a_knob_is_turned_round_only_where_that_is_clear() -> None:

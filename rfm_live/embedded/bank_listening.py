@@ -34,9 +34,9 @@ from rfm_live.model.checkpoint import MusicGen
 from rfm_live.steering.bank import ConceptBank
 from rfm_live.steering.concept_card import Effect
 
-UNITS = (1.0, 1.5, 2.0, 3.0, 4.0)
+UNITS = (1.5, 2.5, 4.0)
 """Lengths of a push that are tried, in those that were learned."""
-KNOBS = (-1.0, 0.5, 1.0, 1.5)
+KNOBS = (-1.0, 0.5, 1.0)
 _TOP = UNITS[-1] / 2.0  # knob 2 of the trials' bank is the longest push
 _CALIBRATION_SEED, _HELD_OUT_SEED, _STYLES_SEED = 100, 5000, 11
 _LISTENER_FRAMES = 400
@@ -277,15 +277,10 @@ def effect(curve: Curve) -> Effect:
 
 
 def suggested_range(curve: Curve) -> tuple[float, float]:
-    """From -1 where that leaves less of the concept than 0, to 1.5 where that is no less than 1 and still music."""
-    middle = curve.unsteered.value * curve.judge.sign
-    at = {knob: curve.judge.sign * one.reading.value for knob, one in curve.by_knob.items() if one.reading is not None}
-    low = -1.0 if at[-1.0] < middle and _is_alive(curve, -1.0) else 0.0
-    return low, 1.5 if at[1.5] >= at[1.0] - 0.1 * abs(at[1.0] - middle) and _is_alive(curve, 1.5) else 1.0
-
-
-def _is_alive(curve: Curve, knob: float) -> bool:
-    return curve.by_knob[knob].sounding >= STILL_MUSIC
+    """Up to 1, from -1 where that leaves less of the concept than 0 and is still music."""
+    least, minus = curve.judge.sign * curve.unsteered.value, curve.by_knob[-1.0]
+    is_less = minus.reading is not None and curve.judge.sign * minus.reading.value < least
+    return (-1.0 if is_less and minus.sounding >= STILL_MUSIC else 0.0), 1.0
 
 
 def is_rising(curve: Curve) -> bool:
