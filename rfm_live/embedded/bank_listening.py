@@ -34,7 +34,7 @@ from rfm_live.model.checkpoint import MusicGen
 from rfm_live.steering.bank import ConceptBank
 from rfm_live.steering.concept_card import Effect
 
-UNITS = (1.5, 2.5, 4.0)
+UNITS = (1.0, 1.5, 2.0, 3.0)
 """Lengths of a push that are tried, in those that were learned."""
 KNOBS = (-1.0, 0.5, 1.0)
 _TOP = UNITS[-1] / 2.0  # knob 2 of the trials' bank is the longest push
@@ -127,36 +127,29 @@ class Listener:
     def calibrated(self, bank: ConceptBank) -> ConceptBank:
         """The bank with one unit for all its concepts and the sign of each, as calibration seeds have it.
 
-        The unit is the smallest that reaches FULL of the largest mean effect among those that leave music alive. A sign
-        is turned where knob 1 gives clearly less of the concept than -1.
+        The unit is the smallest with nearly the largest effect beyond that of random pushes as long (`best_unit`). The
+        sign of a concept with an opposite is turned where knob 1 gives clearly less of it than -1.
         """
-        trial = replace(bank, unit=np.full(len(bank.names), _TOP, np.float32))
         places = np.linspace(0, len(bank.names) - 1, min(len(bank.names), TRIED_CONCEPTS)).round().astype(int)
         tried = [bank.names[place] for place in dict.fromkeys(places.tolist())]
+        trial = with_random(replace(bank, unit=np.full(len(bank.names), _TOP, np.float32)), tried)
         setup = self.setup(trial, tried, self._listening.few, _CALIBRATION_SEED)
-        etas = {unit: unit / _TOP for unit in UNITS}
-        wanted = {
-            (name, sign * eta): Played(turned(name, sign * eta))
-            for name in tried
-            for eta in etas.values()
-            for sign in _ends(name)
-        }
-        heard = setup.hear(trial, [UNSTEERED, *wanted.values()])
+        heard = setup.hear(
+            trial, [UNSTEERED, *(_pushed(way, unit) for name in tried for way in _ways(name) for unit in UNITS)]
+        )
+        plain = heard[UNSTEERED]
         effects, alive = np.zeros((len(tried), len(UNITS))), np.ones((len(tried), len(UNITS)), np.bool_)
-        gains = {}
+        gains = np.zeros(self._listening.few)
         for row, name in enumerate(tried):
             judge = setup.judge(name)
-            for column, eta in enumerate(etas.values()):
-                sides = [heard[wanted[name, sign * eta]] for sign in _ends(name)]
-                changes = [np.asarray(judge.changes(side, heard[UNSTEERED])) for side in sides]
-                gain = changes[0] - changes[1] if len(changes) > 1 else changes[0]
-                effects[row, column], gains[name] = gain.mean(), gain
-                alive[row, column] = min(_sounding(side) for side in sides) >= STILL_MUSIC * _sounding(heard[UNSTEERED])
-        signs = np.ones(len(bank.names), np.float32)
-        if len(bank.names) == 1 and is_inverted(gains[bank.names[0]]):
-            signs[0] = -1.0
-        unit = best_unit(np.abs(effects) if len(tried) == 1 else effects, alive)
-        return replace(with_signs(bank, signs), unit=np.full(len(bank.names), unit, np.float32))
+            for column, unit in enumerate(UNITS):
+                up, random, *down = (np.asarray(judge.changes(heard[_pushed(way, unit)], plain)) for way in _ways(name))
+                gains = up - down[0] if down else up
+                effects[row, column] = abs(gains.mean()) - abs(random.mean())
+                sounding = [_sounding(heard[_pushed(way, unit)]) for way in _ways(name)]
+                alive[row, column] = min(sounding) >= STILL_MUSIC * _sounding(plain)
+        signs = np.full(len(bank.names), -1.0 if len(tried) == 1 and is_inverted(gains) else 1.0, np.float32)
+        return replace(with_signs(bank, signs), unit=np.full(len(bank.names), best_unit(effects, alive), np.float32))
 
     def curves(self, bank: ConceptBank) -> list[Curve]:
         """What every knob of a calibrated bank does on held-out seeds."""
@@ -202,9 +195,15 @@ class Listener:
         return found
 
 
-def _ends(name: str) -> tuple[float, ...]:
-    """Which way a trial turns a knob: classes of many are only pushed towards, a concept with an opposite both ways."""
-    return (1.0,) if "_" in name and name != "mode_minor" else (1.0, -1.0)
+def _ways(name: str) -> tuple[tuple[str, float], ...]:
+    """What a trial turns: the knob up, its random twin, and down where the concept has an opposite, not many rivals."""
+    ways = (name, 1.0), (variant_name(RANDOM, name), 1.0)
+    return ways if "_" in name and name != "mode_minor" else (*ways, (name, -1.0))
+
+
+def _pushed(way: tuple[str, float], unit: float) -> Played:
+    """A trial of so many learned lengths."""
+    return Played(turned(way[0], way[1] * unit / _TOP))
 
 
 def _sounding(records: Sequence[Record]) -> float:

@@ -221,11 +221,12 @@ def sounded(model: MusicGen, turns: Sequence[Turn], concepts: Sequence[str], pro
     for start in range(0, len(turns), _RENDERED_AT_ONCE):
         some = turns[start : start + _RENDERED_AT_ONCE]
         before, after = rendered([one.before for one in some]), rendered([one.after for one in some])
-        for row, (turn, first, second) in enumerate(zip(some, before, after, strict=True), start):
-            shares[row, concepts.index(turn.concept)] = _share(turn, first, second)
+        for row, (turn, *sides) in enumerate(zip(some, before, after, strict=True), start):
+            shares[row, concepts.index(turn.concept)] = _share(turn, *sides)
         joined = torch.from_numpy(np.concatenate((np.stack(before), np.stack(after)), axis=1))[:, None]  # [N, 1, S]
         with torch.inference_mode():
-            codes += [model.codec.encode(part).numpy() for part in joined.split(_CODED_AT_ONCE)]
+            for first in range(0, len(some), _CODED_AT_ONCE):
+                codes.append(model.codec.encode(joined[first : first + _CODED_AT_ONCE]).numpy())
         progress(start + len(some), len(turns))
     prompts = tuple(full_caption(turn.before.style) for turn in turns)
     return Turns(np.concatenate(codes), BEFORE_FRAMES, shares, prompts)
