@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 from rfm_live.concepts.intervals import Interval
 from rfm_live.concepts.music_analysis import QUALITIES
-from rfm_live.concepts.turning import TurnTraining
 from rfm_live.embedded import bank_listening, banks, turned_banks
 from rfm_live.embedded.bank_listening import UNITS, Listening, best_unit, is_inverted
 from rfm_live.embedded.bank_reports import Bar
@@ -121,7 +120,7 @@ def test_a_whole_run_makes_a_bank_and_its_report_and_goes_on_where_it_was(
         monkeypatch.setattr(module, "concept_sets", lambda: {"tempo": ("tempo",), "drums": ("drums",)})
     monkeypatch.setattr(banks, "PAIRS", (("tempo", "drums"),))
     monkeypatch.setattr(bank_listening, "UNITS", (1.0, 2.0))
-    teaching, listening = Teaching(4, training=TurnTraining(2, batch=2)), Listening(2, 2, 3.0, 40, 1)
+    teaching, listening = Teaching(4), Listening(2, 2, 3.0, 40, 1)
 
     def run() -> None:
         banks.make_banks(tiny_model, ["tempo", "drums"], tmp_path / "banks", tmp_path / "work", teaching, listening)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rfm_live.concepts.turning import Turns, TurnTraining, learn_turns, read_turns, turn_loss
+from rfm_live.concepts.turning import LENGTH, Turns, learn_turns, read_turns, turn_loss
 from rfm_live.errors import StartError
 from rfm_live.model.checkpoint import MusicGen
 from rfm_live.model.delay import delay
@@ -44,17 +44,17 @@ def test_the_loss_is_that_of_the_decoder_under_the_same_push(tiny_model: MusicGe
     assert float(found) == pytest.approx(np.mean(nats), rel=1e-4)
 
 
-def test_pushes_make_the_turns_foreseen_each_concept_its_own(tiny_model: MusicGen) -> None:
+def test_pushes_make_the_turns_likelier_each_concept_its_own(tiny_model: MusicGen) -> None:
     turns = some_turns()
     norms = np.linalg.norm(read_turns(tiny_model, replace_long(turns)), axis=-1).mean(axis=0).astype(np.float32)
-    pushes, losses = learn_turns(tiny_model, turns, norms, TurnTraining(steps=30, batch=4, rate=0.02))
-    assert pushes.shape == (2, 3, 128) and np.isfinite(pushes).all()
-    assert losses[-1] < losses[0] - 0.5
-    own, swapped = (
+    pushes = learn_turns(tiny_model, turns, norms, batch=2)
+    assert pushes.shape == (2, 3, 128)
+    np.testing.assert_allclose((np.linalg.norm(pushes, axis=-1) / norms).mean(axis=1), LENGTH, rtol=1e-4)
+    none, own, swapped = (
         float(turn_loss(tiny_model.decoder, turns, None, torch.from_numpy(table[turns.shares.argmax(axis=1)])))
-        for table in (pushes, pushes[::-1].copy())
+        for table in (0 * pushes, pushes, pushes[::-1].copy())
     )
-    assert own < swapped - 0.5
+    assert own < none - 0.2 and own < swapped - 0.2, (none, own, swapped)
 
 
 def replace_long(turns: Turns) -> Turns:
@@ -62,18 +62,15 @@ def replace_long(turns: Turns) -> Turns:
     return Turns(np.tile(turns.codes, (1, 1, 3)), TURN, turns.shares, turns.prompts)
 
 
-def test_the_same_seed_learns_the_same_and_the_model_stays_as_it_is(tiny_model: MusicGen) -> None:
+def test_the_same_turns_teach_the_same_and_the_model_stays_as_it_is(tiny_model: MusicGen) -> None:
     before = {name: values.clone() for name, values in tiny_model.decoder.state_dict().items()}
-    norms, training = np.ones(3, np.float32), TurnTraining(steps=3, batch=3)
-    first, second = (learn_turns(tiny_model, some_turns(), norms, training) for _ in range(2))
-    assert np.array_equal(first[0], second[0]) and first[1] == second[1]
+    first, second = (learn_turns(tiny_model, some_turns(), np.ones(3, np.float32), batch=3) for _ in range(2))
+    assert np.array_equal(first, second)
     assert all(torch.equal(values, before[name]) for name, values in tiny_model.decoder.state_dict().items())
 
 
-def test_a_turn_without_words_and_a_training_without_steps_are_refused(tiny_model: MusicGen) -> None:
+def test_a_turn_without_words_is_refused(tiny_model: MusicGen) -> None:
     turns = some_turns()
     blank = Turns(turns.codes, TURN, turns.shares, ["calm piano", " "] * 2)
     with pytest.raises(StartError, match="prompt of a turn is ' ', expected words"):
-        learn_turns(tiny_model, blank, np.ones(3, np.float32), TurnTraining(steps=1))
-    with pytest.raises(StartError, match="steps of a training is 0, expected 1 or more"):
-        TurnTraining(steps=0)
+        learn_turns(tiny_model, blank, np.ones(3, np.float32))

@@ -1,9 +1,9 @@
 """Directions learned from turns: the pushes under which a model foresees that the music turns to a concept.
 
 Used where whole clips tell too little. A turn is music without a concept that goes over into music with it, cut
-together from sound. The model reads it, pushed from the turn on, and the pushes of all concepts are moved together
-until it foresees what comes as well as it can: gradient descent on the pushes, while the model stays as it is. That is
-the stage: bars that lack the concept have been played, the prompt asks for what they are, and the knob is turned.
+together from sound. The direction of a block is the one in which a small push, from the turn on, raises the likelihood
+of what comes fastest: the gradient, mean over turns, while the model stays as it is. That is the stage: bars that lack
+the concept have been played, the prompt asks for what they are, and the knob is turned.
 
 Shapes: N turns, B of them in a batch, C concepts, L blocks, D width, K codebooks, T columns.
 """
@@ -25,7 +25,8 @@ from rfm_live.model.checkpoint import MusicGen
 from rfm_live.model.decoder import CrossCache, Decoder
 from rfm_live.model.delay import delay
 
-_MOMENTUM, _STEADINESS = 0.9, 0.98
+LENGTH = 0.3
+"""Of a push as it is learned: mean over the blocks, in lengths of the hidden state."""
 _SKIPPED_FRAMES = 25
 """Behind a turn, the frames in which too little has been heard to read the concept."""
 
@@ -51,74 +52,29 @@ class Turns:
         return Turns(self.codes[rows], self.turn, self.shares[rows], [self.prompts[row] for row in rows])
 
 
-@dataclass(frozen=True)
-class TurnTraining:
-    """`steps` of `batch` turns each, half of which read their prompts, as guidance's two rows do.
+def learn_turns(model: MusicGen, turns: Turns, norms: Array, batch: int = 8, progress: Progress = no_progress) -> Array:
+    """Pushes [C, L, D] in hidden units, LENGTH long, in which the turns of each concept become likelier fastest.
 
-    `rate` is Adam's, in lengths of the hidden state for every number of a push; it falls to 0 over the second half.
-    `decay` is pulled off per step as that share of the rate.
+    Half of the turns read their prompts, as guidance's two rows do. `norms` [L] are the lengths of hidden states, in
+    which pushes are measured. The model must be on the CPU, and its weights take no gradients from here on.
     """
-
-    steps: int = 240
-    batch: int = 8
-    rate: float = 0.005
-    decay: float = 0.02
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value in (("steps", self.steps), ("batch", self.batch)):
-            if value < 1:
-                raise StartError(f"{name} of a training is {value}, expected 1 or more")
-
-
-class _Adam:
-    """Adam on one tensor [C, L, D], its second moment shared by all numbers of a push (Kingma and Ba 2015)."""
-
-    def __init__(self, pushes: Tensor, training: TurnTraining) -> None:
-        self._pushes, self._training = pushes, training
-        self._first, self._second = torch.zeros_like(pushes), pushes.new_zeros(len(pushes), 1, 1)
-        self._step = 0
-
-    @torch.no_grad()
-    def step(self, gradient: Tensor) -> None:
-        """Move the pushes against `gradient`."""
-        training = self._training
-        rate = training.rate * min(1.0, 2.0 * (1.0 - self._step / training.steps))
-        self._step += 1
-        self._first.lerp_(gradient, 1.0 - _MOMENTUM)
-        self._second.lerp_(gradient.square().mean(dim=(1, 2), keepdim=True), 1.0 - _STEADINESS)
-        spread = (self._second / (1.0 - _STEADINESS**self._step)).sqrt()
-        update = self._first / (1.0 - _MOMENTUM**self._step) / (spread + 1e-12)
-        self._pushes.sub_(rate * (update + training.decay * self._pushes))
-
-
-def learn_turns(
-    model: MusicGen, turns: Turns, norms: Array, training: TurnTraining, progress: Progress = no_progress
-) -> tuple[Array, list[float]]:
-    """Pushes [C, L, D] in hidden units under which the turns are foreseen best, and the loss in nats of every step.
-
-    `norms` [L] are the lengths of hidden states, which make one rate fit all blocks. The model must be on the CPU.
-    """
-    decoder, rng = model.decoder, np.random.default_rng(training.seed)
+    decoder, count = model.decoder, len(turns.codes)
     for parameter in decoder.parameters():
         parameter.requires_grad_(False)
-    prompts = _encoded(model, turns.prompts)
-    scale = torch.from_numpy(norms)[:, None]  # [L, 1]
+    prompts, scale = _encoded(model, turns.prompts), torch.from_numpy(norms)[:, None]  # [L, 1]
     shape = (turns.shares.shape[1], decoder.config.layers, decoder.config.width)
-    pushes = torch.zeros(shape, requires_grad=True)  # in lengths of the hidden state
-    adam, order, losses = _Adam(pushes, training), np.zeros(0, np.intp), []
-    for step in range(training.steps):
-        while len(order) < training.batch:
-            order = np.concatenate((order, rng.permutation(len(turns.codes))))
-        rows, order = order[: training.batch], order[training.batch :]
-        part = turns.chosen(rows)
-        cross = _cross(decoder, [prompts[row] for row in rows[: training.batch // 2]])
-        wanted = torch.einsum("bc,cld->bld", torch.from_numpy(part.shares), pushes) * scale  # [B, L, D]
-        loss = turn_loss(decoder, part, cross, wanted)
-        adam.step(*torch.autograd.grad(loss, pushes))
-        losses.append(float(loss.detach()))
-        progress(step + 1, training.steps)
-    return (pushes.detach() * scale).numpy(), losses
+    summed = np.zeros(shape, np.float64)
+    order = np.random.default_rng(0).permutation(count)
+    for start in range(0, count, batch):
+        rows = order[start : start + batch]
+        part, pushes = turns.chosen(rows), torch.zeros(len(rows), *shape[1:], requires_grad=True)
+        cross = _cross(decoder, [prompts[row] for row in rows[: len(rows) // 2]])
+        loss = turn_loss(decoder, part, cross, pushes * scale) * len(rows)
+        (gradients,) = torch.autograd.grad(loss, pushes)  # [B, L, D]
+        summed -= np.einsum("bc,bld->cld", part.shares, gradients.numpy())
+        progress(min(start + batch, count), count)
+    lengths = np.linalg.norm(summed, axis=-1).mean(axis=1)[:, None, None]  # [C, 1, 1]
+    return np.asarray(summed / np.maximum(lengths, 1e-12) * LENGTH * norms[:, None], np.float32)
 
 
 def turn_loss(decoder: Decoder, turns: Turns, cross: CrossCache | None, pushes: Tensor) -> Tensor:

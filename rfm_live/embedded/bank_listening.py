@@ -34,7 +34,7 @@ from rfm_live.model.checkpoint import MusicGen
 from rfm_live.steering.bank import ConceptBank
 from rfm_live.steering.concept_card import Effect
 
-UNITS = (1.0, 1.5, 2.0, 3.0)
+UNITS = (0.5, 1.0, 1.5, 2.0)
 """Lengths of a push that are tried, in those that were learned."""
 KNOBS = (-1.0, 0.5, 1.0)
 _TOP = UNITS[-1] / 2.0  # knob 2 of the trials' bank is the longest push
@@ -139,17 +139,19 @@ class Listener:
         )
         plain = heard[UNSTEERED]
         effects, alive = np.zeros((len(tried), len(UNITS))), np.ones((len(tried), len(UNITS)), np.bool_)
-        gains = np.zeros(self._listening.few)
+        gains: list[npt.NDArray[np.float64]] = []  # of the last concept, by unit
         for row, name in enumerate(tried):
-            judge = setup.judge(name)
+            judge, gains = setup.judge(name), []
             for column, unit in enumerate(UNITS):
                 up, random, *down = (np.asarray(judge.changes(heard[_pushed(way, unit)], plain)) for way in _ways(name))
-                gains = up - down[0] if down else up
-                effects[row, column] = abs(gains.mean()) - abs(random.mean())
+                gains.append(up - down[0] if down else up)
+                effects[row, column] = abs(gains[-1].mean()) - abs(random.mean())
                 sounding = [_sounding(heard[_pushed(way, unit)]) for way in _ways(name)]
                 alive[row, column] = min(sounding) >= STILL_MUSIC * _sounding(plain)
-        signs = np.full(len(bank.names), -1.0 if len(tried) == 1 and is_inverted(gains) else 1.0, np.float32)
-        return replace(with_signs(bank, signs), unit=np.full(len(bank.names), best_unit(effects, alive), np.float32))
+        unit = best_unit(effects, alive)
+        is_turned = len(tried) == 1 and is_inverted(gains[UNITS.index(unit)])
+        signs = np.full(len(bank.names), -1.0 if is_turned else 1.0, np.float32)
+        return replace(with_signs(bank, signs), unit=np.full(len(bank.names), unit, np.float32))
 
     def curves(self, bank: ConceptBank) -> list[Curve]:
         """What every knob of a calibrated bank does on held-out seeds."""

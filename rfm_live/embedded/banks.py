@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from rfm_live.concepts.clips import Progress
-from rfm_live.concepts.turning import TurnTraining
 from rfm_live.embedded import CHECKPOINT
 from rfm_live.embedded.bank_listening import Curve, Listener, Listening, effect, suggested_range, taught_classifiers
 from rfm_live.embedded.bank_reports import bars, pair_report, report
@@ -132,8 +131,7 @@ def main(
     checkpoint: Annotated[Path, typer.Option(help="folder of the checkpoint")] = CHECKPOINT,
     target: Annotated[Path, typer.Option(help="folder of the banks and reports")] = Path("presets/banks"),
     work: Annotated[Path, typer.Option(help="what was learned and played, to go on from")] = Path("runs/banks"),
-    turns: Annotated[int, typer.Option(help="turns per concept", min=4)] = 14,
-    steps: Annotated[int, typer.Option(help="steps of learning", min=1)] = 240,
+    turns: Annotated[int, typer.Option(help="turns per concept", min=4)] = 24,
     seeds: Annotated[int, typer.Option(help="held-out pieces at knob 1", min=2)] = 8,
     few: Annotated[int, typer.Option(help="pieces at other knob values and to find the unit", min=2)] = 4,
     seconds: Annotated[float, typer.Option(help="length of the music that is judged")] = 4.0,
@@ -149,7 +147,7 @@ def main(
             raise StartError(f"seconds are {seconds:g}, expected 3 or more, which the classifiers want")
         model = load_checkpoint(checkpoint)
         check_seconds(model, seconds)
-        teaching = Teaching(turns, training=TurnTraining(steps))
+        teaching = Teaching(turns)
         make_banks(model, wanted, target, work, teaching, Listening(seeds, few, seconds, lessons, lessons // 5))
     except RfmError as error:
         _console.print(f"[red]{escape(str(error))}[/red]")

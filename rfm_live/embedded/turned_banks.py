@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from rfm_live.concepts.clips import Label
 from rfm_live.concepts.scores import auc
 from rfm_live.concepts.splits import Mask
-from rfm_live.concepts.turning import Turns, TurnTraining, learn_turns, read_turns
+from rfm_live.concepts.turning import Turns, learn_turns, read_turns
 from rfm_live.embedded.music_meters import full_caption
 from rfm_live.embedded.turns import Turn, concept_sets, draw_turns, sounded
 from rfm_live.errors import StartError
@@ -32,7 +32,7 @@ from rfm_live.steering.concept_card import ConceptCard
 
 ORIGIN = "pieces of rfm_live.embedded.composer, FluidSynth with FluidR3 Mono (MIT)"
 LICENCE = "Apache-2.0"
-FORMAT = 1
+FORMAT = 2
 """To be raised when the same turns begin to be written, sounded or learned from another way."""
 _HELD_SHARE = 0.2
 
@@ -41,11 +41,10 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Teaching:
-    """How many `turns` a concept gets, `seed` of their draws, and how pushes are learned from them."""
+    """How many `turns` a concept gets, and the `seed` of their draws."""
 
-    turns: int = 14
+    turns: int = 24
     seed: int = 7
-    training: TurnTraining = field(default_factory=TurnTraining)
 
     def count(self, concept: str) -> int:
         """Notes are many and alike, and chords are hard."""
@@ -57,8 +56,7 @@ class Teaching:
 @dataclass(frozen=True)
 class Taught:
     """What was learned for all C concepts of `names`: `pushes` [C, L, D], what was heard behind all N turns, `points`
-    [N, L, D], which of them were learned from and which kept back [N], the losses per step, and the hidden state's
-    lengths [L].
+    [N, L, D], which of them were learned from and which kept back [N], and the hidden state's lengths [L].
     """
 
     names: tuple[str, ...]
@@ -66,7 +64,6 @@ class Taught:
     points: Array
     shares: Array
     is_train: Mask
-    losses: Array
     norms: Array
 
 
@@ -89,8 +86,8 @@ def taught(model: MusicGen, teaching: Teaching, folder: Path, stages: Stages) ->
             norms = np.linalg.norm(points, axis=-1).mean(axis=0).astype(np.float32)  # [L]
         with stages("learning from turns") as report:
             part = coded.chosen(np.flatnonzero(is_train))
-            pushes, losses = learn_turns(model, part, norms, teaching.training, report)
-        stored = {"pushes": pushes, "points": points, "norms": norms, "losses": np.asarray(losses, np.float32)}
+            pushes = learn_turns(model, part, norms, progress=report)
+        stored = {"pushes": pushes, "points": points, "norms": norms}
         stored["shares"] = coded.shares
         _keep(stored, folder / f"taught_{name}.safetensors")
     return Taught(names, is_train=is_train, **stored)
@@ -146,9 +143,8 @@ def uncalibrated(model: MusicGen, teaching: Teaching, found: Taught, concepts: S
     tables: dict[str, Any] = {
         name: np.stack([one[name] for one in readings]).astype(np.float32) for name in readings[0]
     }
-    training = teaching.training
     method = (
-        f"turns of the composer's music: the push that foresees them best, {training.steps} steps of {training.batch}"
+        f"gradient of {teaching.count(concepts[0])} turns of the composer's music to the concept, less those held out"
     )
     count = len(concepts)
     return ConceptBank(
