@@ -80,12 +80,12 @@ def test_a_chord_study_sounds_triads_of_its_quality_within_the_range(quality: st
 
 def test_the_unit_is_the_smallest_that_does_nearly_all_and_leaves_music_alive() -> None:
     alive = np.ones((1, len(UNITS)), np.bool_)
-    assert best_unit(np.array([[0.5, 0.96, 1.0]]), alive) == UNITS[1]
+    assert best_unit(np.array([[0.5, 0.96, 1.0, 0.9]]), alive) == UNITS[1]
     dead = alive.copy()
     dead[0, 1] = False
-    assert best_unit(np.array([[0.97, 1.5, 1.0]]), dead) == UNITS[0]
-    assert best_unit(np.array([[0.5, 1.0, 0.4]]), ~alive) == UNITS[1]
-    assert best_unit(np.array([[-0.5, -0.2, -0.4]]), alive) == UNITS[1]
+    assert best_unit(np.array([[0.97, 1.5, 1.0, 0.2]]), dead) == UNITS[0]
+    assert best_unit(np.array([[0.5, 1.0, 0.4, 0.4]]), ~alive) == UNITS[1]
+    assert best_unit(np.array([[-0.5, -0.2, -0.4, -0.9]]), alive) == UNITS[1]
 
 
 def test_a_knob_is_turned_round_only_where_that_is_clear() -> None:
@@ -117,24 +117,24 @@ def test_a_whole_run_makes_a_bank_and_its_report_and_goes_on_where_it_was(
     tiny_model: MusicGen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (banks, turned_banks):
-        monkeypatch.setattr(module, "concept_sets", lambda: {"tempo": ("tempo",), "drums": ("drums",)})
-    monkeypatch.setattr(banks, "PAIRS", (("tempo", "drums"),))
-    monkeypatch.setattr(bank_listening, "UNITS", (1.0, 2.0))
+        monkeypatch.setattr(module, "concept_sets", lambda: {"tempo": ("tempo",), "density": ("density",)})
+    monkeypatch.setattr(banks, "PAIRS", (("tempo", "density"),))
+    monkeypatch.setattr(bank_listening, "UNITS", (1.0,))
     teaching, listening = Teaching(4), Listening(2, 2, 3.0, 40, 1)
 
     def run() -> None:
-        banks.make_banks(tiny_model, ["tempo", "drums"], tmp_path / "banks", tmp_path / "work", teaching, listening)
+        banks.make_banks(tiny_model, ["tempo", "density"], tmp_path / "banks", tmp_path / "work", teaching, listening)
 
     run()
     files = sorted(path.name for path in (tmp_path / "banks").iterdir())
-    names = ["embedded_drums", "embedded_pairs", "embedded_tempo"]
+    names = ["embedded_density", "embedded_pairs", "embedded_tempo"]
     assert files == sorted([f"{name}.md" for name in names] + [f"{names[0]}.safetensors", f"{names[2]}.safetensors"])
     bank = read_bank(tmp_path / "banks" / "embedded_tempo.safetensors")
     effect = bank.cards[0].effect
-    assert effect is not None and effect.meter == "onset rate" and effect.seeds == 2 and bank.unit[0] in (1.0, 2.0)
+    assert effect is not None and effect.meter == "onset rate" and effect.seeds == 2 and bank.unit[0] == 1.0
     text = (tmp_path / "banks" / "embedded_tempo.md").read_text()
     assert "onset rate at 1 over that at -1" in text and tiny_model.sha256[:12] in text
-    assert "tempo + drums" in (tmp_path / "banks" / "embedded_pairs.md").read_text()
+    assert "tempo + density" in (tmp_path / "banks" / "embedded_pairs.md").read_text()
 
     def nothing_more(*_: Sequence[object]) -> None:
         raise AssertionError("something was learned or played twice")
