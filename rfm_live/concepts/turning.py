@@ -22,7 +22,8 @@ from torch import Tensor
 from rfm_live.concepts.clips import Progress, no_progress
 from rfm_live.errors import StartError
 from rfm_live.model.checkpoint import MusicGen
-from rfm_live.model.decoder import CrossCache, Decoder
+from rfm_live.model.cross import CrossCache
+from rfm_live.model.decoder import Decoder
 from rfm_live.model.delay import delay
 
 LENGTH = 0.3

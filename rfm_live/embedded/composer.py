@@ -303,9 +303,7 @@ def _drums(style: Style) -> list[Note]:
     hits += [(onset, 42) for onset in (range(0, 16, 2) if style.dense else range(2, 16, 4))]
     length = max(1, style.beat // 4 - 1)
     return [
-        Note(_frame(style, 16 * bar + onset), length, key, VELOCITIES[9], 9)
-        for bar in range(2)
-        for onset, key in hits
+        Note(_frame(style, 16 * bar + onset), length, key, VELOCITIES[9], 9) for bar in range(2) for onset, key in hits
     ]
 
 

@@ -20,6 +20,7 @@ from rfm_live.embedded.card import write_card
 from rfm_live.embedded.codec_meters import baseline_losses, caption_losses, code, codec_meters
 from rfm_live.embedded.corpus import piece
 from rfm_live.embedded.music_meters import asked_pieces, caption_following, piece_meters, rendered, stream_meters
+from rfm_live.embedded.note_meters import note_meters
 from rfm_live.embedded.style_classifiers import StyleClassifiers
 from rfm_live.model.checkpoint import load_checkpoint
 
@@ -60,6 +61,7 @@ def evaluate(
         "loss_nats": losses,
         "caption_following": following,
         "pieces": lambda: piece_meters(model, asked_pieces(pieces, PIECE_FRAMES, SEED + 1)),
+        "note_auc": lambda: note_meters(model),
         "stream": lambda: stream_meters(model, minutes),
     }
     meters: dict[str, object] = {"sha256": model.sha256}

@@ -147,21 +147,19 @@ def _drums(rng: Rng, concept: str, said: str, index: int) -> Turn:
 
 
 def _brightness(rng: Rng, concept: str, said: str, index: int) -> Turn:
-    """The same music in another register; how bright each side is, is heard when it sounds."""
+    """The same music in another register or by another instrument; how bright each side is, is heard in its sound."""
     style = _style(rng, drums=False, bass=False)
-    low, high = _register(style.instrument, 0.0, 0.6), _register(style.instrument, 0.4, 1.0)
-    before, after = (low, high) if index % 2 == 0 else (high, low)
-    return _turn(
-        rng, concept, replace(style, instrument=before), replace(style, instrument=after), 1.0 - 2.0 * (index % 2)
-    )
+    if index % 4 < 2:
+        sides = [_register(style.instrument, upper) for upper in (False, True)]
+    else:
+        sides = [style.instrument, _other(rng, INSTRUMENTS, style.instrument)]
+    before, after = (replace(style, instrument=side) for side in (sides if index % 2 == 0 else sides[::-1]))
+    return _turn(rng, concept, before, after, 1.0 - 2.0 * (index % 2))
 
 
-def _register(instrument: Instrument, start: float, stop: float) -> Instrument:
-    """The instrument confined to a part of its range, an octave and a half at least."""
-    span = instrument.high - instrument.low
-    low = instrument.low + round(start * span)
-    high = max(instrument.low + round(stop * span), low + 18)
-    return replace(instrument, low=min(low, high - 18), high=high)
+def _register(instrument: Instrument, upper: bool) -> Instrument:
+    """The upper or the lower end of the instrument's range: one pitch of each class."""
+    return replace(instrument, low=instrument.high - 11) if upper else replace(instrument, high=instrument.low + 11)
 
 
 def _timbre(rng: Rng, concept: str, said: str, index: int) -> Turn:

@@ -26,7 +26,8 @@ from rfm_live.engine.limiter import Limiter
 from rfm_live.engine.prompts import Prompts
 from rfm_live.model.checkpoint import MusicGen
 from rfm_live.model.codec_stream import DecoderState, StreamingDecoder
-from rfm_live.model.decoder import CrossCache, KVCache
+from rfm_live.model.cross import CrossCache
+from rfm_live.model.decoder import KVCache
 from rfm_live.model.injection import Injections
 from rfm_live.model.sampling import SamplingSettings, guide, sample
 from rfm_live.steering.bank import ConceptBank
