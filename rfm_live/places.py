@@ -101,10 +101,15 @@ def bank_file(name: str | None, checkpoint: str) -> Path | None:
     """
     if name == "none" or (name is None and checkpoint != EMBEDDED):
         return None
-    file = presets() / "banks" / "embedded_notes.safetensors" if name is None else Path(name).expanduser()
+    file = shipped_bank() if name is None else Path(name).expanduser()
     if not file.is_file():
         raise StartError(f"bank '{file}' does not exist")
     return file
+
+
+def shipped_bank() -> Path:
+    """The bank of all the embedded checkpoint's concepts."""
+    return presets() / "banks" / "embedded.safetensors"
 
 
 def presets() -> Path:

@@ -126,9 +126,11 @@ def test_a_whole_run_makes_a_bank_and_its_report_and_goes_on_where_it_was(
         banks.make_banks(tiny_model, ["tempo", "density"], tmp_path / "banks", tmp_path / "work", teaching, listening)
 
     run()
-    files = sorted(path.name for path in (tmp_path / "banks").iterdir())
-    names = ["embedded_density", "embedded_pairs", "embedded_tempo"]
-    assert files == sorted([f"{name}.md" for name in names] + [f"{names[0]}.safetensors", f"{names[2]}.safetensors"])
+    files = {path.name for path in (tmp_path / "banks").iterdir()}
+    assert files == {"embedded.safetensors", "embedded_pairs.md"} | {
+        f"embedded_{name}.{suffix}" for name in ("tempo", "density") for suffix in ("safetensors", "md")
+    }
+    assert read_bank(tmp_path / "banks" / "embedded.safetensors").names == ("tempo", "density")
     bank = read_bank(tmp_path / "banks" / "embedded_tempo.safetensors")
     effect = bank.cards[0].effect
     assert effect is not None and effect.meter == "onset rate" and effect.seeds == 2 and bank.unit[0] == 1.0

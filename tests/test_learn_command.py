@@ -11,7 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from rfm_live.cli.app import app
-from rfm_live.places import presets
+from rfm_live.places import shipped_bank
 from rfm_live.steering.bank import ConceptBank, load_bank, read_bank, renamed, save_bank
 from tests.sounds import tone, write, write_tones
 from tests.test_bank import some_bank
@@ -216,7 +216,7 @@ def test_show_tells_everything_as_a_table_and_as_json(bank_path: Path) -> None:
 
 def test_show_without_a_file_is_about_the_bank_that_ships() -> None:
     told = json.loads(here("bank", "show", "--json").stdout)
-    assert told["file"] == str(presets() / "banks" / "embedded_notes.safetensors")
+    assert told["file"] == str(shipped_bank())
     assert "note_c" in [concept["name"] for concept in told["concepts"]]
 
 

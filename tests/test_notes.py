@@ -10,7 +10,7 @@ from rfm_live.experiments.conditions import Condition, Settings, turned
 from rfm_live.experiments.ensemble import Ensemble
 from rfm_live.experiments.variants import variant_name, with_random
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
-from rfm_live.places import bank_file
+from rfm_live.places import presets
 from rfm_live.steering.bank import ConceptBank, load_bank
 
 
@@ -21,8 +21,7 @@ def model() -> MusicGen:
 
 @pytest.fixture(scope="module")
 def bank(model: MusicGen) -> ConceptBank:
-    path = bank_file(None, "embedded")
-    assert path is not None
+    path = presets() / "banks" / "embedded_notes.safetensors"
     decoder = model.config.decoder
     return load_bank(path, decoder.layers, decoder.width, model.sha256)
 

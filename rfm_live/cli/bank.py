@@ -11,7 +11,7 @@ from rich.text import Text
 from rfm_live.cli.console import console, one_line_errors
 from rfm_live.cli.models import AsJson, TrustPickle
 from rfm_live.errors import BankError, StartError
-from rfm_live.places import EMBEDDED, checkpoint_folder, presets
+from rfm_live.places import EMBEDDED, checkpoint_folder, shipped_bank
 from rfm_live.steering.bank import ConceptBank, load_bank, merged, read_bank, renamed, save_bank
 
 bank = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Describe, merge, rename and check concept banks.")
@@ -195,7 +195,7 @@ def check_target(file: Path, force: bool) -> None:
 
 
 def _existing(file: Path | None) -> Path:
-    found = presets() / "banks" / "embedded_notes.safetensors" if file is None else file
+    found = shipped_bank() if file is None else file
     if not found.is_file():
         raise StartError(f"bank '{found}' does not exist")
     return found

@@ -38,6 +38,7 @@ PAIRS = (
     ("density", "timbre_mallets"),
 )
 """Concepts of different sets that are heard together."""
+WHOLE = "embedded.safetensors"
 _console = Console()
 
 
@@ -78,7 +79,11 @@ def finished(bank: ConceptBank, curves: list[Curve]) -> ConceptBank:
 def make_banks(
     model: MusicGen, names: list[str], target: Path, work: Path, teaching: Teaching, listening: Listening
 ) -> None:
-    """Make the banks `names` and their reports in the folder `target`; last, what pairs of knobs do together."""
+    """Make the banks `names` and their reports in the folder `target`.
+
+    Last come all the sets' concepts that are there in one bank, the one that `play` loads, and what pairs of its knobs
+    do together.
+    """
     target.mkdir(parents=True, exist_ok=True)
     found = taught(model, teaching, work, stage)
     listener = Listener(model, taught_classifiers(model, listening, stage), listening, work / "records", stage)
@@ -86,7 +91,11 @@ def make_banks(
         bank, curves = _made(model, listener, teaching, found, name)
         save_bank(bank, _file(target, name))
         _write_report(target, name, bank, curves)
-    _pair_report(model, listener, target)
+    decoder = model.config.decoder
+    files = [_file(target, name) for name in concept_sets()]
+    whole = merged([load_bank(file, decoder.layers, decoder.width, model.sha256) for file in files if file.is_file()])
+    save_bank(whole, target / WHOLE)
+    _pair_report(listener, whole, target)
 
 
 def _made(
@@ -109,19 +118,13 @@ def _write_report(target: Path, name: str, bank: ConceptBank, curves: list[Curve
     _file(target, name).with_suffix(".md").write_text(report(name, bank, curves, command), encoding="utf-8")
 
 
-def _pair_report(model: MusicGen, listener: Listener, target: Path) -> None:
-    """Listen to pairs of knobs of the banks that are there, and write their report."""
-    decoder = model.config.decoder
-    files = [_file(target, name) for name in concept_sets()]
-    banks = [load_bank(file, decoder.layers, decoder.width, model.sha256) for file in files if file.is_file()]
-    if not banks:
-        return
-    bank = merged(banks)
+def _pair_report(listener: Listener, bank: ConceptBank, target: Path) -> None:
+    """Listen to the pairs of knobs that the bank has, and write their report."""
     wanted = [pair for pair in PAIRS if set(pair) <= set(bank.names)]
     if wanted:
         with stage("pairs"):
             pairs = listener.pairs(bank, wanted)
-        (target / "embedded_pairs.md").write_text(pair_report(pairs, model.sha256), encoding="utf-8")
+        (target / "embedded_pairs.md").write_text(pair_report(pairs, bank.checkpoint_sha256), encoding="utf-8")
 
 
 def main(

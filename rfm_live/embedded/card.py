@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rfm_live.embedded.composer import INSTRUMENTS
+from rfm_live.embedded.composer import BEAT_FRAMES, FRAME_RATE_HZ, INSTRUMENTS
 
 _TEXT = """# The embedded checkpoint of rfm_live
 
@@ -19,11 +19,11 @@ sha256 of the weights: `{sha256}`
 - **Decoder**: {layers} blocks of width {width}, {decoder_parameters} parameters; text encoder: T5 with 2 blocks of
   width 128 and its own tokenizer, which first learned to tell styles by itself ({text_steps} steps). The decoder began
   with heads that copy (`rfm_live.embedded.copying_heads`). {decoder_steps}
-  steps in {decoder_trained_minutes} minutes on one CPU core; contexts up to 1024 frames. Played under guidance 2.
+  steps in {decoder_trained_minutes} minutes on one CPU core; contexts up to 1024 frames. Played {played}.
 - **Data**: {pieces} pieces of 30 s (seed {seed}) by our own composer (`rfm_live.embedded.composer`), rendered by
   FluidSynth with the FluidR3 Mono soundfont (MIT), reverb and chorus off. {instruments} instruments of {families}
-  families, bass and drums, 60 to 158 beats per minute; the tonic is uniform over the 12 pitch classes and never in the
-  caption. {note}
+  families, bass and drums, {slowest} to {fastest} beats per minute; the tonic is uniform over the 12 pitch classes and
+  never in the caption. {note}
 - **Held-out loss** per codebook: {held_out_loss_nats} nats (uniform guess: 6.24).
 - **Licence**: Apache-2.0. No weights of anyone else were used.
 
@@ -40,12 +40,26 @@ def write_card(checkpoint: Path) -> None:
     training = json.loads((checkpoint / "training.json").read_text())
     meters = json.loads((checkpoint / "meters.json").read_text())
     rows = [f"### {name}\n\n{_table(values)}" for name, values in meters.items() if isinstance(values, dict)]
-    text = _TEXT.format(**{"note": "", **training}, **_instruments(), sha256=meters["sha256"], meters="\n\n".join(rows))
-    (checkpoint / "MODEL_CARD.md").write_text(text)
+    wishes = json.loads((checkpoint / "generation_config.json").read_text())
+    facts = {"note": "", **training, **_instruments(), "played": _played(wishes), "sha256": meters["sha256"]}
+    (checkpoint / "MODEL_CARD.md").write_text(_TEXT.format(**facts, meters="\n\n".join(rows)))
 
 
 def _instruments() -> dict[str, int]:
-    return {"instruments": len(INSTRUMENTS), "families": len({instrument.family for instrument in INSTRUMENTS})}
+    beats = [frames for choices in BEAT_FRAMES.values() for frames in choices]
+    return {
+        "instruments": len(INSTRUMENTS),
+        "families": len({instrument.family for instrument in INSTRUMENTS}),
+        "slowest": 60 * FRAME_RATE_HZ // max(beats),
+        "fastest": 60 * FRAME_RATE_HZ // min(beats),
+    }
+
+
+def _played(wishes: dict[str, float]) -> str:
+    """How the checkpoint wishes to be played, in words."""
+    guidance = wishes["guidance_scale"]
+    told = "without guidance" if guidance == 1.0 else f"under guidance {guidance:g}"
+    return f"{told}, at temperature {wishes['temperature']:g} from the {wishes['top_k']} likeliest codes"
 
 
 def _table(values: dict[str, object]) -> str:

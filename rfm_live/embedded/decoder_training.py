@@ -38,8 +38,8 @@ WINDOW_FRAMES = 1024
 """Longest window that the training has seen; written to generation_config.max_length, which the engine reads."""
 DROPOUT = 0.1
 CODEBOOK_WEIGHT = (1.5, 1.0, 0.8, 0.7)
-SHAPES = ((8, 64), (4, 128), (2, 256), (1, 512), (1, WINDOW_FRAMES))
-SHARES = (0.1, 0.25, 0.3, 0.2, 0.15)
+SHAPES = ((32, 16), (16, 32), (8, 64), (4, 128), (2, 256), (1, 512), (1, WINDOW_FRAMES))
+SHARES = (0.1, 0.15, 0.2, 0.15, 0.15, 0.12, 0.13)
 """Shares of the shapes (rows, frames) of a step. Only the first frames of a window need the caption, later ones hear
 what is played: short windows teach the text, long ones hold repetitions."""
 STARTS = 0.75
