@@ -59,13 +59,19 @@ def _beats(strength: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 @dataclass(frozen=True)
 class SoundClassifiers:
-    """One fitted pipeline per attribute."""
+    """One fitted pipeline per attribute, and what each of its classes is told as."""
 
     by_attribute: dict[str, Any]
+    told: dict[str, dict[str, str]]
 
     @classmethod
-    def fit(cls, clips: Sequence[Clip], labels: Sequence[Labels]) -> SoundClassifiers:
+    def fit(
+        cls, clips: Sequence[Clip], labels: Sequence[Labels], members: Mapping[str, Sequence[str]] | None = None
+    ) -> SoundClassifiers:
         """Learn every attribute of the first clip's labels from clips and their labels.
+
+        `members` names for an attribute what each clip is within its label, as a flute is of the woodwinds: what sounds
+        different is learned apart and told as one.
 
         Raises:
             ValueError: a clip lacks an attribute, there are not as many labels as clips, or an attribute never varies.
@@ -77,13 +83,15 @@ class SoundClassifiers:
         if not clips or len(clips) != len(labels):
             raise ValueError(f"{len(labels)} labels stand against {len(clips)} clips, expected as many, 2 or more")
         table = np.stack([features(clip) for clip in clips])
-        fitted = {}
+        fitted, told = {}, {}
         for name in labels[0]:
             said = [_said(label, name, place) for place, label in enumerate(labels)]
             if len(set(said)) < 2:
                 raise ValueError(f"'{name}' of all {len(clips)} clips is '{said[0]}', expected 2 classes or more")
-            fitted[name] = make_pipeline(StandardScaler(), LogisticRegression(C=0.03, max_iter=2000)).fit(table, said)
-        return cls(fitted)
+            parts = (members or {}).get(name, said)
+            fitted[name] = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000)).fit(table, parts)
+            told[name] = dict(zip(parts, said, strict=True))
+        return cls(fitted, told)
 
     def heard(self, clips: Sequence[Clip]) -> list[dict[str, str]]:
         """What each clip is heard as, by attribute."""
@@ -91,12 +99,15 @@ class SoundClassifiers:
 
     def heard_in(self, table: Features) -> list[dict[str, str]]:
         """What each clip is heard as, by attribute, from the rows of `table` [N, F]: the clips' `features`."""
-        by_name = {name: pipeline.predict(table) for name, pipeline in self.by_attribute.items()}
-        return [{name: str(said[place]) for name, said in by_name.items()} for place in range(len(table))]
+        by_name = {
+            name: [self.told[name][str(part)] for part in pipeline.predict(table)]
+            for name, pipeline in self.by_attribute.items()
+        }
+        return [{name: said[place] for name, said in by_name.items()} for place in range(len(table))]
 
     def classes(self, name: str) -> list[str]:
         """What the attribute `name` may be heard as."""
-        return [str(one) for one in self.by_attribute[name].classes_]
+        return sorted(set(self.told[name].values()))
 
     def hits(self, clips: Sequence[Clip], wanted: Sequence[Labels]) -> dict[str, list[bool]]:
         """Per attribute, whether each clip was heard as it should be."""

@@ -22,7 +22,7 @@ from rfm_live.embedded.codec_meters import code
 from rfm_live.embedded.composer import Style
 from rfm_live.embedded.corpus import piece
 from rfm_live.embedded.music_meters import asked_pieces, full_caption, rendered
-from rfm_live.embedded.style_classifiers import spoken_style
+from rfm_live.embedded.style_classifiers import members_of, spoken_style
 from rfm_live.experiments.conditions import UNSTEERED, Clips, Played, Prompt, Record, turned
 from rfm_live.experiments.curves import share_interval
 from rfm_live.experiments.drift import drift
@@ -53,8 +53,8 @@ class Listening:
     seeds: int = 8
     few: int = 4
     heard_seconds: float = 4.0
-    lessons: int = 600
-    coded: int = 120
+    lessons: int = 480
+    coded: int = 480
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,13 @@ def spoken(style: Style) -> dict[str, str]:
 def taught_classifiers(model: MusicGen, listening: Listening, stages: Stages) -> SoundClassifiers:
     """Classifiers of family, drums and texture, from pieces of the corpus that teach no direction."""
     pieces = [piece(0, "train", index, _LISTENER_FRAMES) for index in range(listening.lessons)]
-    labels, clips = [spoken(one.style) for one in pieces], rendered(pieces)
+    styles, clips = [one.style for one in pieces], rendered(pieces)
     with stages("training listeners") as report:
         for place in range(min(listening.coded, len(pieces))):
             clips.append(code(model, clips[place])[1])
-            labels.append(labels[place])
+            styles.append(styles[place])
             report(place + 1, listening.coded)
-    return SoundClassifiers.fit(clips, labels)
+    return SoundClassifiers.fit(clips, [spoken(style) for style in styles], members_of(styles))
 
 
 class Listener:

@@ -138,7 +138,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="held-out pieces at knob 1", min=2)] = 8,
     few: Annotated[int, typer.Option(help="pieces at other knob values and to find the unit", min=2)] = 4,
     seconds: Annotated[float, typer.Option(help="length of the music that is judged")] = 4.0,
-    lessons: Annotated[int, typer.Option(help="pieces that teach the classifiers", min=40)] = 600,
+    lessons: Annotated[int, typer.Option(help="pieces that teach the classifiers", min=40)] = 480,
 ) -> None:
     """Learn, calibrate and report the banks of the embedded checkpoint."""
     torch.set_num_threads(1)
@@ -151,7 +151,7 @@ def main(
         model = load_checkpoint(checkpoint)
         check_seconds(model, seconds)
         teaching = Teaching(turns)
-        make_banks(model, wanted, target, work, teaching, Listening(seeds, few, seconds, lessons, lessons // 5))
+        make_banks(model, wanted, target, work, teaching, Listening(seeds, few, seconds, lessons, lessons))
     except RfmError as error:
         _console.print(f"[red]{escape(str(error))}[/red]")
         raise typer.Exit(2) from None

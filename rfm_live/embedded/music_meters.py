@@ -19,6 +19,7 @@ from rfm_live.concepts.meters import (
     tonal_clarity,
 )
 from rfm_live.embedded import DEFAULT_PROMPT
+from rfm_live.embedded.codec_meters import code
 from rfm_live.embedded.composer import (
     INSTRUMENTS,
     TEMPO_WORDS,
@@ -70,17 +71,21 @@ def full_caption(style: Style) -> str:
 def caption_following(
     model: MusicGen, classifiers: StyleClassifiers, wanted: Sequence[Piece]
 ) -> dict[str, dict[str, list[float]]]:
-    """How often the classifiers hear what was asked for, in pieces rendered from notes and in music generated from
-    captions of the same styles. Chance is 1 over the number of classes.
+    """How often the classifiers hear what was asked for: in pieces rendered from notes, in the same after coding, which
+    is the best that a decoder can do, and in music generated from captions of the same styles. Chance is 1 over the
+    number of classes.
     """
     styles = [item.style for item in wanted]
     played = [
         generate(model, full_caption(item.style), seed, item.frames / 50) for seed, item in enumerate(wanted, start=1)
     ]
-    on_corpus, on_played = (classifiers.hits(heard, styles) for heard in (rendered(wanted), played))
+    corpus = rendered(wanted)
+    coded = [code(model, clip)[1] for clip in corpus]
+    on_corpus, on_coded, on_played = (classifiers.hits(heard, styles) for heard in (corpus, coded, played))
     return {
         name: {
             "corpus": interval([float(hit) for hit in on_corpus[name]]),
+            "corpus_coded": interval([float(hit) for hit in on_coded[name]]),
             "generated": interval([float(hit) for hit in on_played[name]]),
         }
         for name in on_corpus

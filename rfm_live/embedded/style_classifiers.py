@@ -22,6 +22,11 @@ def spoken_style(style: Style) -> dict[str, str]:
     }
 
 
+def members_of(styles: Sequence[Style]) -> dict[str, list[str]]:
+    """The instruments within the families: a harp and a guitar do not sound alike."""
+    return {"family": [style.instrument.name for style in styles]}
+
+
 @dataclass(frozen=True)
 class StyleClassifiers:
     """One classifier per attribute of `spoken_style`."""
@@ -31,7 +36,7 @@ class StyleClassifiers:
     @classmethod
     def fit(cls, clips: Sequence[Clip], styles: Sequence[Style]) -> StyleClassifiers:
         """Learn from clips and the styles they were written in."""
-        return cls(SoundClassifiers.fit(clips, [spoken_style(style) for style in styles]))
+        return cls(SoundClassifiers.fit(clips, [spoken_style(style) for style in styles], members_of(styles)))
 
     def hits(self, clips: Sequence[Clip], styles: Sequence[Style]) -> dict[str, list[bool]]:
         """Per attribute, whether each clip was heard as its style asks."""
