@@ -12,7 +12,15 @@ from rfm_live.embedded.codec_refinement import match_loudness
 from rfm_live.embedded.codec_training import CODEBOOKS, ENTRIES, CodecTrainer
 from rfm_live.embedded.composer import BASS, INSTRUMENTS, PITCH_CLASSES, compose, note_study
 from rfm_live.embedded.corpus import piece, render_corpus
-from rfm_live.embedded.decoder_training import DecoderTrainer, codebook_losses, delayed_columns, draw_repeated
+from rfm_live.embedded.decoder_training import (
+    DecoderTrainer,
+    codebook_losses,
+    delayed_columns,
+    draw_repeated,
+    draw_windows,
+    music_labels,
+    style_labels,
+)
 from rfm_live.embedded.render import FRAME_SAMPLES, render_pieces
 from rfm_live.embedded.style_classifiers import StyleClassifiers
 from rfm_live.embedded.text_parts import build_tokenizer
@@ -118,6 +126,30 @@ def test_a_fresh_decoder_copies_what_followed_the_same_codes_before() -> None:
     first, again = (codebook_losses(logits[:, part], columns[..., 1:][..., part]) for part in halves)
     assert (first > 6.0).all()  # nats; ln 512 is 6.24
     assert (again < first - 1.5).all()
+
+
+def test_the_labels_of_music_tell_style_tonic_and_place_in_the_bar() -> None:
+    item = PIECES[0]
+    labels = music_labels(item.style, 0, item.frames)
+    assert (labels[:, :5] == style_labels(item.style)).all() and (labels[:, 5] == item.style.tonic).all()
+    for note in item.notes:  # notes begin with a sixteenth
+        assert labels[note.start, 8] == item.style.beat // 4 - 1
+        if note.start:
+            assert labels[note.start - 1, 8] == 0
+            assert (labels[note.start, 7] - labels[note.start - 1, 7]) % 16 == 1
+    assert set(labels[:, 7]) == set(range(16))
+    assert (music_labels(item.style, 100, 50) == labels[100:150]).all()
+
+
+def test_windows_come_with_the_labels_of_their_frames() -> None:
+    styles = [item.style for item in PIECES[:3]]
+    codes = np.tile(np.arange(400, dtype=np.int16), (3, CODEBOOKS, 1))  # every code tells its frame
+    for seed in range(10):
+        windows, texts, labels = draw_windows(codes, styles, np.random.default_rng(seed), 4, 64)
+        assert windows.shape == (4, CODEBOOKS, 64) and len(texts) == 4 and labels.shape == (4, 64, 9)
+        for window, label in zip(windows.numpy(), labels.numpy(), strict=True):
+            known = [(music_labels(style, int(window[0, 0]), 64) == label).all() for style in styles]
+            assert any(known)
 
 
 def test_repeated_windows_are_one_stretch_over_and_over() -> None:

@@ -4,6 +4,10 @@ The network is transformers' `MusicgenForConditionalGeneration`, so the result i
 Every example is a window of a piece behind a BOS column and in the delay pattern, exactly as in generation. Captions
 are dropped for `CAPTION_DROP` of the examples by setting their text states to zero, as guidance and prompt-free play
 need.
+
+Two heads, which only the training has, tell what the next code alone teaches slowly: styles, off the text states; and
+style, tonic, mode and the place in the bar, off the hidden states behind half of the blocks. Without them a decoder of
+this size never learns to read the tempo of a caption.
 """
 
 from __future__ import annotations
@@ -27,7 +31,16 @@ from transformers import (
 )
 
 from rfm_live.embedded.codec_training import CODEBOOKS, ENTRIES, codec_config, move_state
-from rfm_live.embedded.composer import INSTRUMENTS, TEMPO_WORDS, TEXTURES, Style, caption, draw_style
+from rfm_live.embedded.composer import (
+    BEAT_FRAMES,
+    INSTRUMENTS,
+    SCALES,
+    TEMPO_WORDS,
+    TEXTURES,
+    Style,
+    caption,
+    draw_style,
+)
 from rfm_live.embedded.copying_heads import LEAST_WIDTH, begin_copying_heads
 from rfm_live.embedded.disturbances import OWN, disturb, draw_own, hold
 from rfm_live.embedded.text_parts import text_config
@@ -48,11 +61,13 @@ due; without that, what has begun is held for ever."""
 REPEATED = 0.15
 """Share of the steps, at most, whose windows repeat one short stretch of a piece, which is found by copying alone; it
 falls to nothing in the first half of the training."""
-STYLE_WEIGHT = 0.2
+STYLE_WEIGHT, MUSIC_WEIGHT = 0.2, 0.3
 TOKENIZER_CAPTIONS = 3000
 TEXT_ROWS = 64
 """Captions per step in which the text encoder alone learns to tell styles."""
 _STYLE_SIZES = (len(INSTRUMENTS), len(TEMPO_WORDS), len(TEXTURES), 2, 2)
+_LONGEST_SIXTEENTH = max(max(beats) for beats in BEAT_FRAMES.values()) // 4
+_MUSIC_SIZES = (*_STYLE_SIZES, 12, len(SCALES), 16, _LONGEST_SIXTEENTH)
 
 
 def style_labels(style: Style) -> tuple[int, ...]:
@@ -60,6 +75,18 @@ def style_labels(style: Style) -> tuple[int, ...]:
     names = [instrument.name for instrument in INSTRUMENTS]
     tempo, texture = list(TEMPO_WORDS).index(style.tempo), TEXTURES.index(style.texture)
     return names.index(style.instrument.name), tempo, texture, int(style.dense), int(style.drums)
+
+
+def music_labels(style: Style, start: int, frames: int) -> np.ndarray:
+    """What the decoder's middle should know at each of `frames` frames from frame `start` of a piece on, as class
+    numbers int64 [frames, 9]: the style, tonic and mode, which sixteenth of the bar it is, and how many frames are left
+    of that.
+    """
+    steady = (*style_labels(style), style.tonic, list(SCALES).index(style.mode))
+    in_bar = (start + np.arange(frames)) % (4 * style.beat)
+    sixteenth, passed = np.divmod(in_bar, style.beat // 4)
+    moving = np.stack((sixteenth, style.beat // 4 - 1 - passed), axis=1)
+    return np.concatenate((np.tile(steady, (frames, 1)), moving), axis=1).astype(np.int64)
 
 
 def musicgen_config(vocabulary: int, layers: int, width: int, filters: int) -> MusicgenConfig:
@@ -102,6 +129,7 @@ class DecoderTrainer:
     model: MusicgenForConditionalGeneration
     tokenizer: T5Tokenizer
     style_head: torch.nn.Linear
+    music_head: torch.nn.Linear
     average: dict[str, Tensor]
     optimiser: torch.optim.AdamW
     step: int = 0
@@ -118,14 +146,16 @@ class DecoderTrainer:
         named = {n: p for n, p in model.named_parameters() if not n.startswith("audio_encoder.")}
         matrices = [p for p in named.values() if p.ndim >= 2]
         vectors = [p for p in named.values() if p.ndim < 2]
-        head = torch.nn.Linear(width, sum(_STYLE_SIZES))
+        style_head, music_head = (torch.nn.Linear(width, sum(sizes)) for sizes in (_STYLE_SIZES, _MUSIC_SIZES))
         groups = [
             {"params": matrices, "weight_decay": 0.05},
             {"params": vectors, "weight_decay": 0.0},
-            {"params": list(head.parameters()), "weight_decay": 0.0},
+            {"params": [*style_head.parameters(), *music_head.parameters()], "weight_decay": 0.0},
         ]
         optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95))
-        return cls(model, tokenizer, head, {n: p.detach().clone() for n, p in named.items()}, optimiser)
+        return cls(
+            model, tokenizer, style_head, music_head, {n: p.detach().clone() for n, p in named.items()}, optimiser
+        )
 
     def save(self, path: Path) -> None:
         """Write everything that the next run needs, atomically."""
@@ -133,6 +163,7 @@ class DecoderTrainer:
         state = {
             "model": weights,
             "style_head": self.style_head.state_dict(),
+            "music_head": self.music_head.state_dict(),
             "average": self.average,
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
@@ -146,6 +177,7 @@ class DecoderTrainer:
         state = torch.load(path, weights_only=True)
         self.model.load_state_dict(state["model"], strict=False)
         self.style_head.load_state_dict(state["style_head"])
+        self.music_head.load_state_dict(state["music_head"])
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
@@ -154,6 +186,7 @@ class DecoderTrainer:
         """Move everything to `device`."""
         self.model.to(device)
         self.style_head.to(device)
+        self.music_head.to(device)
         self.average = {name: value.to(device) for name, value in self.average.items()}
         move_state(self.optimiser, device)
 
@@ -176,23 +209,29 @@ class DecoderTrainer:
 
     def logits(self, columns: Tensor, captions: Sequence[str]) -> Tensor:
         """Logits [B, T, K, V] for input `columns` [B, K, T]; an empty caption gives zero text states."""
-        return self._read(columns, *self._text(captions))
+        return self._read(columns, *self._text(captions))[0]
 
     def listened(self, columns: Tensor, captions: Sequence[str]) -> Tensor:
         """Logits like those of `logits`, outside of any graph: what the model would play here."""
         with torch.no_grad():
             return self.logits(columns, captions)
 
-    def losses(self, columns: Tensor, heard: Tensor, captions: Sequence[str], styles: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses [K] in nats of telling `columns` [B, K, T + 1] from those `heard` before, and that of reading `styles`
-        [B, 5] off the captions. `heard` is `columns`, or has wrong codes in it.
+    def losses(
+        self, columns: Tensor, heard: Tensor, captions: Sequence[str], music: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses in nats: [K] of telling `columns` [B, K, T + 1] from those `heard` before, that of reading styles off
+        the captions, and that of reading `music` [B, T, 9] off the decoder's middle. `heard` is `columns`, or has wrong
+        codes in it.
         """
         states, visible = self._text(captions)
-        per_codebook = codebook_losses(self._read(heard[..., :-1], states, visible), columns[..., 1:])
+        logits, middle = self._read(heard[..., :-1], states, visible)
+        per_codebook = codebook_losses(logits, columns[..., 1:])
+        music_loss = _label_loss(self.music_head(middle), music, _MUSIC_SIZES)
         told = torch.tensor([bool(text) for text in captions], device=columns.device)
         if not bool(told.any()):
-            return per_codebook, per_codebook.new_zeros(())
-        return per_codebook, self._style_loss(states[told], visible[told], styles[told])
+            return per_codebook, per_codebook.new_zeros(()), music_loss
+        styles = music[told, 0, : len(_STYLE_SIZES)]
+        return per_codebook, self._style_loss(states[told], visible[told], styles), music_loss
 
     def teach_text(self, steps: int, seed: int) -> float:
         """Teach text encoder, projection and head to tell styles from captions -> the last loss in nats."""
@@ -217,9 +256,7 @@ class DecoderTrainer:
     def _style_loss(self, states: Tensor, visible: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in nats of the head on the mean of the states; what a caption's mask hides is zero."""
         mean = states.sum(1) / visible.sum(1, keepdim=True)  # [B, D]
-        parts = self.style_head(mean).split(_STYLE_SIZES, dim=1)
-        read = [F.cross_entropy(part, labels[:, index]) for index, part in enumerate(parts)]
-        return torch.stack(read).mean()
+        return _label_loss(self.style_head(mean), labels, _STYLE_SIZES)
 
     def _text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Projected text states [B, S, D], zero where there is no token, and the mask [B, S] of what to look at."""
@@ -233,17 +270,29 @@ class DecoderTrainer:
         states = self.model.enc_to_dec_proj(states) * mask[..., None]
         return states, torch.where(kept[:, None], tokens.attention_mask, torch.ones_like(tokens.attention_mask))
 
-    def _read(self, columns: Tensor, states: Tensor, visible: Tensor) -> Tensor:
-        """Logits [B, T, K, V] for input `columns` [B, K, T] under text states [B, S, D]."""
+    def _read(self, columns: Tensor, states: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, T, K, V] for input `columns` [B, K, T] under text states [B, S, D], and the hidden states
+        [B, T, D] behind half of the blocks.
+        """
         rows, codebooks, frames = columns.shape
         output = self.model.decoder(
             input_ids=columns.reshape(rows * codebooks, frames),
             encoder_hidden_states=states,
             encoder_attention_mask=visible,
             use_cache=False,
+            output_hidden_states=True,
         )
         shaped: Tensor = output.logits.reshape(rows, codebooks, frames, -1).transpose(1, 2)
-        return shaped
+        return shaped, output.hidden_states[len(self.model.decoder.model.decoder.layers) // 2]
+
+
+def _label_loss(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Cross-entropy in nats, mean over classifications of `sizes` classes: `logits` [..., sum of sizes], `labels`
+    [..., len(sizes)].
+    """
+    parts = torch.split(logits.flatten(0, -2), list(sizes), dim=1)
+    told = labels.flatten(0, -2)
+    return torch.stack([F.cross_entropy(part, told[:, index]) for index, part in enumerate(parts)]).mean()
 
 
 def codebook_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -274,7 +323,7 @@ def draw_windows(
     codes: np.ndarray, styles: Sequence[Style], rng: np.random.Generator, rows: int, frames: int
 ) -> tuple[Tensor, list[str], Tensor]:
     """`rows` windows of `frames` frames (codes int64 [rows, K, frames]), freshly worded captions for them, some
-    dropped, and the style labels int64 [rows, 5].
+    dropped, and what there is to know of them (`music_labels`), int64 [rows, frames, 9].
     """
     windows, texts, labels = [], [], []
     for _ in range(rows):
@@ -284,8 +333,8 @@ def draw_windows(
         windows.append(codes[piece, :, start : start + frames].astype(np.int64))
         text = _worded(rng, styles[piece])
         texts.append("" if rng.random() < CAPTION_DROP else text)
-        labels.append(style_labels(styles[piece]))
-    return torch.from_numpy(np.stack(windows)), texts, torch.tensor(labels)
+        labels.append(music_labels(styles[piece], start, frames))
+    return torch.from_numpy(np.stack(windows)), texts, torch.from_numpy(np.stack(labels))
 
 
 def draw_repeated(codes: np.ndarray, rng: np.random.Generator, rows: int, frames: int) -> Tensor:
@@ -315,7 +364,7 @@ def train_decoder(
     """Train for `minutes` of wall time on `codes` [N, K, T] of pieces in `styles`, saving to `path` every minute.
 
     `silence` [K] is the frame of codes of digital silence. The rate falls with the share of `total_minutes`.
-    `report(step, losses, style_loss)` hears running means in nats.
+    `report(step, losses, music_loss)` hears running means in nats.
     """
     device = next(trainer.model.parameters()).device
     weight = torch.tensor(CODEBOOK_WEIGHT, device=device) / sum(CODEBOOK_WEIGHT)
@@ -324,21 +373,23 @@ def train_decoder(
     began = saved = last = time.monotonic()
     while time.monotonic() - began < minutes * 60:
         share = min(1.0, trainer.seconds / (total_minutes * 60))
-        rate = 1e-3 * min(1.0, (trainer.step + 1) / 200) * min(1.0, 0.02 + (1 - share) / 0.5)
+        rate = 1e-3 * min(1.0, (trainer.step + 1) / 200) * min(1.0, 0.02 + (1 - share) / 0.3)
         for group in trainer.optimiser.param_groups:
             group["lr"] = rate
         rng = np.random.default_rng([seed, 11, trainer.step])
         rows, frames = SHAPES[int(rng.choice(len(SHAPES), p=SHARES))]
         window, texts, labels = draw_windows(codes, styles, rng, rows, frames)
-        if rng.random() < REPEATED * (1 - 2 * share):
+        is_piece = rng.random() >= REPEATED * (1 - 2 * share)
+        if not is_piece:
             window, texts = draw_repeated(codes, rng, rows, frames), [""] * rows
         disturbed = hold(disturb(window, rng), silence, rng)
         columns, heard = (delayed_columns(part.to(device)) for part in (window, disturbed))
         if rng.random() < OWN:
             heard = draw_own(heard, trainer.listened(heard[..., :-1], texts), rng)
-        losses, style_loss = trainer.losses(columns, heard, texts, labels.to(device))
+        losses, style_loss, music_loss = trainer.losses(columns, heard, texts, labels.to(device))
         trainer.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward((losses * weight).sum() + STYLE_WEIGHT * style_loss)
+        beside = STYLE_WEIGHT * style_loss + MUSIC_WEIGHT * is_piece * music_loss
+        torch.autograd.backward((losses * weight).sum() + beside)
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         trainer.optimiser.step()
         trainer.step += 1
@@ -347,7 +398,7 @@ def train_decoder(
             torch._foreach_lerp_(
                 list(trainer.average.values()), [parameters[n].detach() for n in trainer.average], 1 - decay
             )
-        told = torch.cat((losses, style_loss[None])).detach().cpu().numpy()
+        told = torch.cat((losses, music_loss[None])).detach().cpu().numpy()
         running = 0.98 * running + 0.02 * told
         trainer.seconds += time.monotonic() - last
         last = time.monotonic()

@@ -154,9 +154,9 @@ class Run:
                     bar.update(task, description="text encoder")
                     trainer.teach_text(recipe.text_steps, recipe.seed)
 
-                def report(step: int, losses: list[float], style_loss: float) -> None:
+                def report(step: int, losses: list[float], music_loss: float) -> None:
                     text = "/".join(f"{value:.2f}" for value in losses)
-                    bar.update(task, description=f"decoder step {step}: {text} nats, style {style_loss:.2f}")
+                    bar.update(task, description=f"decoder step {step}: {text} nats, music {music_loss:.2f}")
 
                 train_decoder(
                     trainer,
