@@ -48,6 +48,17 @@ def test_wrong_labels_are_missed(classifiers: SoundClassifiers) -> None:
     assert np.mean(classifiers.hits(clips, turned)["drums"]) <= 0.2
 
 
+def test_members_are_learned_apart_and_told_as_one() -> None:
+    clips, labels = labelled(range(4))
+    groups = {"pure": "soft", "hollow": "loud", "bright": "loud"}
+    coarse = [{"kind": groups[label["instrument"]]} for label in labels]
+    found = SoundClassifiers.fit(clips, coarse, {"kind": [label["instrument"] for label in labels]})
+    assert found.classes("kind") == ["loud", "soft"]
+    assert list(found.by_attribute["kind"].classes_) == sorted(TIMBRES)
+    heard, known = labelled(range(100, 102))
+    assert np.mean(found.hits(heard, [{"kind": groups[label["instrument"]]} for label in known])["kind"]) >= 0.9
+
+
 def test_the_level_does_not_matter() -> None:
     music = clip("bright", True, 7)
     np.testing.assert_allclose(features(music), features(np.float32(0.25) * music), rtol=1e-3, atol=1e-3)

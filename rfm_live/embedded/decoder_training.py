@@ -61,7 +61,7 @@ due; without that, what has begun is held for ever."""
 REPEATED = 0.15
 """Share of the steps, at most, whose windows repeat one short stretch of a piece, which is found by copying alone; it
 falls to nothing in the first half of the training."""
-STYLE_WEIGHT, MUSIC_WEIGHT = 0.2, 0.3
+STYLE_WEIGHT, MUSIC_WEIGHT = 0.2, 1.0
 TOKENIZER_CAPTIONS = 3000
 TEXT_ROWS = 64
 """Captions per step in which the text encoder alone learns to tell styles."""
