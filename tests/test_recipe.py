@@ -128,28 +128,31 @@ def test_a_fresh_decoder_copies_what_followed_the_same_codes_before() -> None:
     assert (again < first - 1.5).all()
 
 
-def test_the_labels_of_music_tell_style_tonic_and_place_in_the_bar() -> None:
+def test_the_labels_of_music_tell_style_tonic_place_in_the_bar_and_onsets() -> None:
     item = PIECES[0]
-    labels = music_labels(item.style, 0, item.frames)
+    labels = music_labels(item)
     assert (labels[:, :5] == style_labels(item.style)).all() and (labels[:, 5] == item.style.tonic).all()
-    for note in item.notes:  # notes begin with a sixteenth
-        assert labels[note.start, 8] == item.style.beat // 4 - 1
-        if note.start:
-            assert labels[note.start - 1, 8] == 0
-            assert (labels[note.start, 7] - labels[note.start - 1, 7]) % 16 == 1
+    onsets = np.flatnonzero(labels[:, 9])
+    assert set(onsets) == {note.start for note in item.notes}
+    assert (labels[onsets, 8] == item.style.beat // 4 - 1).all()  # notes begin with a sixteenth
+    assert (labels[onsets[1:] - 1, 8] == 0).all()
+    assert ((labels[onsets[1:], 7] - labels[onsets[1:] - 1, 7]) % 16 == 1).all()
     assert set(labels[:, 7]) == set(range(16))
-    assert (music_labels(item.style, 100, 50) == labels[100:150]).all()
 
 
-def test_windows_come_with_the_labels_of_their_frames() -> None:
-    styles = [item.style for item in PIECES[:3]]
-    codes = np.tile(np.arange(400, dtype=np.int16), (3, CODEBOOKS, 1))  # every code tells its frame
+def test_windows_come_with_the_labels_of_their_frames_and_short_ones_begin_with_a_bar() -> None:
+    pieces = PIECES[:3]
+    known = np.stack([music_labels(item) for item in pieces])
+    codes = np.stack([np.tile(600 * row + np.arange(600), (CODEBOOKS, 1)) for row in range(3)])  # of piece and frame
     for seed in range(10):
-        windows, texts, labels = draw_windows(codes, styles, np.random.default_rng(seed), 4, 64)
-        assert windows.shape == (4, CODEBOOKS, 64) and len(texts) == 4 and labels.shape == (4, 64, 9)
-        for window, label in zip(windows.numpy(), labels.numpy(), strict=True):
-            known = [(music_labels(style, int(window[0, 0]), 64) == label).all() for style in styles]
-            assert any(known)
+        for frames in (64, 300):
+            drawn = draw_windows(codes, [item.style for item in pieces], known, np.random.default_rng(seed), 4, frames)
+            windows, texts, labels = drawn
+            assert windows.shape == (4, CODEBOOKS, frames) and len(texts) == 4 and labels.shape == (4, frames, 10)
+            for window, label in zip(windows.numpy(), labels.numpy(), strict=True):
+                piece, start = divmod(int(window[0, 0]), 600)
+                assert (label == known[piece, start : start + frames]).all()
+                assert frames == 300 or start % (4 * pieces[piece].style.beat) == 0
 
 
 def test_repeated_windows_are_one_stretch_over_and_over() -> None:

@@ -37,6 +37,7 @@ from rfm_live.embedded.composer import (
     SCALES,
     TEMPO_WORDS,
     TEXTURES,
+    Piece,
     Style,
     caption,
     draw_style,
@@ -50,24 +51,26 @@ PAD = ENTRIES
 WINDOW_FRAMES = 1024
 """Longest window that the training has seen; written to generation_config.max_length, which the engine reads."""
 DROPOUT = 0.1
-CODEBOOK_WEIGHT = (1.5, 1.0, 0.8, 0.7)
+CODEBOOK_WEIGHT = (2.5, 1.0, 0.7, 0.5)
+"""What is played when stands in the first codebook."""
 SHAPES = ((32, 16), (16, 32), (8, 64), (4, 128), (2, 256), (1, 512), (1, WINDOW_FRAMES))
 SHARES = (0.1, 0.15, 0.2, 0.15, 0.15, 0.12, 0.13)
 """Shares of the shapes (rows, frames) of a step. Only the first frames of a window need the caption, later ones hear
 what is played: short windows teach the text, long ones hold repetitions."""
-STARTS = 0.75
-"""Share of the windows that begin with a bar, as play does. Only then do position and tempo tell when the next onset is
-due; without that, what has begun is held for ever."""
+STARTS, SHORT_FRAMES = 0.75, 256
+"""Share of the windows of SHORT_FRAMES or more that begin with a bar, as play does; shorter ones all do. Only then do
+position and tempo tell when the next onset is due; without that, what has begun is held for ever."""
 REPEATED = 0.15
 """Share of the steps, at most, whose windows repeat one short stretch of a piece, which is found by copying alone; it
 falls to nothing in the first half of the training."""
-STYLE_WEIGHT, MUSIC_WEIGHT = 0.2, 1.0
+STYLE_WEIGHT = 0.2
 TOKENIZER_CAPTIONS = 3000
 TEXT_ROWS = 64
 """Captions per step in which the text encoder alone learns to tell styles."""
 _STYLE_SIZES = (len(INSTRUMENTS), len(TEMPO_WORDS), len(TEXTURES), 2, 2)
 _LONGEST_SIXTEENTH = max(max(beats) for beats in BEAT_FRAMES.values()) // 4
-_MUSIC_SIZES = (*_STYLE_SIZES, 12, len(SCALES), 16, _LONGEST_SIXTEENTH)
+_MUSIC_SIZES = (*_STYLE_SIZES, 12, len(SCALES), 16, _LONGEST_SIXTEENTH, 2)
+_MUSIC_WEIGHTS = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.05, 0.3, 0.5, 1.0)
 
 
 def style_labels(style: Style) -> tuple[int, ...]:
@@ -77,16 +80,17 @@ def style_labels(style: Style) -> tuple[int, ...]:
     return names.index(style.instrument.name), tempo, texture, int(style.dense), int(style.drums)
 
 
-def music_labels(style: Style, start: int, frames: int) -> np.ndarray:
-    """What the decoder's middle should know at each of `frames` frames from frame `start` of a piece on, as class
-    numbers int64 [frames, 9]: the style, tonic and mode, which sixteenth of the bar it is, and how many frames are left
-    of that.
+def music_labels(item: Piece) -> np.ndarray:
+    """What the decoder's middle should know at every frame of a piece, as class numbers int8 [frames, 10]: the style,
+    tonic and mode, which sixteenth of the bar it is, how many frames are left of that, and whether a note begins.
     """
-    steady = (*style_labels(style), style.tonic, list(SCALES).index(style.mode))
-    in_bar = (start + np.arange(frames)) % (4 * style.beat)
-    sixteenth, passed = np.divmod(in_bar, style.beat // 4)
-    moving = np.stack((sixteenth, style.beat // 4 - 1 - passed), axis=1)
-    return np.concatenate((np.tile(steady, (frames, 1)), moving), axis=1).astype(np.int64)
+    style = item.style
+    labels = np.zeros((item.frames, len(_MUSIC_SIZES)), np.int8)
+    labels[:, :7] = (*style_labels(style), style.tonic, list(SCALES).index(style.mode))
+    sixteenth, passed = np.divmod(np.arange(item.frames) % (4 * style.beat), style.beat // 4)
+    labels[:, 7], labels[:, 8] = sixteenth, style.beat // 4 - 1 - passed
+    labels[[note.start for note in item.notes], 9] = 1
+    return labels
 
 
 def musicgen_config(vocabulary: int, layers: int, width: int, filters: int) -> MusicgenConfig:
@@ -220,13 +224,13 @@ class DecoderTrainer:
         self, columns: Tensor, heard: Tensor, captions: Sequence[str], music: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Losses in nats: [K] of telling `columns` [B, K, T + 1] from those `heard` before, that of reading styles off
-        the captions, and that of reading `music` [B, T, 9] off the decoder's middle. `heard` is `columns`, or has wrong
-        codes in it.
+        the captions, and the weighted sum of reading `music` [B, T, 10] off the decoder's middle. `heard` is `columns`,
+        or has wrong codes in it.
         """
         states, visible = self._text(captions)
         logits, middle = self._read(heard[..., :-1], states, visible)
         per_codebook = codebook_losses(logits, columns[..., 1:])
-        music_loss = _label_loss(self.music_head(middle), music, _MUSIC_SIZES)
+        music_loss = _label_loss(self.music_head(middle), music, _MUSIC_SIZES, _MUSIC_WEIGHTS)
         told = torch.tensor([bool(text) for text in captions], device=columns.device)
         if not bool(told.any()):
             return per_codebook, per_codebook.new_zeros(()), music_loss
@@ -256,7 +260,7 @@ class DecoderTrainer:
     def _style_loss(self, states: Tensor, visible: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in nats of the head on the mean of the states; what a caption's mask hides is zero."""
         mean = states.sum(1) / visible.sum(1, keepdim=True)  # [B, D]
-        return _label_loss(self.style_head(mean), labels, _STYLE_SIZES)
+        return _label_loss(self.style_head(mean), labels, _STYLE_SIZES, [1 / len(_STYLE_SIZES)] * len(_STYLE_SIZES))
 
     def _text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Projected text states [B, S, D], zero where there is no token, and the mask [B, S] of what to look at."""
@@ -286,13 +290,14 @@ class DecoderTrainer:
         return shaped, output.hidden_states[len(self.model.decoder.model.decoder.layers) // 2]
 
 
-def _label_loss(logits: Tensor, labels: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Cross-entropy in nats, mean over classifications of `sizes` classes: `logits` [..., sum of sizes], `labels`
-    [..., len(sizes)].
+def _label_loss(logits: Tensor, labels: Tensor, sizes: Sequence[int], weights: Sequence[float]) -> Tensor:
+    """Weighted sum of the cross-entropies in nats of classifications of `sizes` classes: `logits` [..., sum of sizes],
+    `labels` [..., len(sizes)].
     """
     parts = torch.split(logits.flatten(0, -2), list(sizes), dim=1)
     told = labels.flatten(0, -2)
-    return torch.stack([F.cross_entropy(part, told[:, index]) for index, part in enumerate(parts)]).mean()
+    losses = [F.cross_entropy(part, told[:, index]) for index, part in enumerate(parts)]
+    return (torch.stack(losses) * torch.tensor(weights, device=logits.device)).sum()
 
 
 def codebook_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -320,21 +325,22 @@ def draw_captions(seed: int, count: int = TOKENIZER_CAPTIONS) -> list[str]:
 
 
 def draw_windows(
-    codes: np.ndarray, styles: Sequence[Style], rng: np.random.Generator, rows: int, frames: int
+    codes: np.ndarray, styles: Sequence[Style], labels: np.ndarray, rng: np.random.Generator, rows: int, frames: int
 ) -> tuple[Tensor, list[str], Tensor]:
     """`rows` windows of `frames` frames (codes int64 [rows, K, frames]), freshly worded captions for them, some
-    dropped, and what there is to know of them (`music_labels`), int64 [rows, frames, 9].
+    dropped, and of `labels` [N, T, 10] what there is to know of them, int64 [rows, frames, 10].
     """
-    windows, texts, labels = [], [], []
+    windows, texts, known = [], [], []
     for _ in range(rows):
         piece = int(rng.integers(len(codes)))
         latest, bar = codes.shape[2] - frames, 4 * styles[piece].beat
-        start = bar * int(rng.integers(latest // bar + 1)) if rng.random() < STARTS else int(rng.integers(latest))
+        is_at_bar = frames < SHORT_FRAMES or rng.random() < STARTS
+        start = bar * int(rng.integers(latest // bar + 1)) if is_at_bar else int(rng.integers(latest))
         windows.append(codes[piece, :, start : start + frames].astype(np.int64))
         text = _worded(rng, styles[piece])
         texts.append("" if rng.random() < CAPTION_DROP else text)
-        labels.append(music_labels(styles[piece], start, frames))
-    return torch.from_numpy(np.stack(windows)), texts, torch.from_numpy(np.stack(labels))
+        known.append(labels[piece, start : start + frames].astype(np.int64))
+    return torch.from_numpy(np.stack(windows)), texts, torch.from_numpy(np.stack(known))
 
 
 def draw_repeated(codes: np.ndarray, rng: np.random.Generator, rows: int, frames: int) -> Tensor:
@@ -353,7 +359,7 @@ def train_decoder(
     trainer: DecoderTrainer,
     codes: np.ndarray,
     silence: np.ndarray,
-    styles: Sequence[Style],
+    pieces: Sequence[Piece],
     minutes: float,
     path: Path,
     *,
@@ -361,12 +367,13 @@ def train_decoder(
     seed: int,
     report: Callable[[int, list[float], float], None],
 ) -> None:
-    """Train for `minutes` of wall time on `codes` [N, K, T] of pieces in `styles`, saving to `path` every minute.
+    """Train for `minutes` of wall time on `codes` [N, K, T] of `pieces`, saving to `path` every minute.
 
     `silence` [K] is the frame of codes of digital silence. The rate falls with the share of `total_minutes`.
     `report(step, losses, music_loss)` hears running means in nats.
     """
     device = next(trainer.model.parameters()).device
+    styles, known = [item.style for item in pieces], np.stack([music_labels(item) for item in pieces])
     weight = torch.tensor(CODEBOOK_WEIGHT, device=device) / sum(CODEBOOK_WEIGHT)
     parameters = {n: p for n, p in trainer.model.named_parameters() if n in trainer.average}
     running = np.zeros(CODEBOOKS + 1)
@@ -378,7 +385,7 @@ def train_decoder(
             group["lr"] = rate
         rng = np.random.default_rng([seed, 11, trainer.step])
         rows, frames = SHAPES[int(rng.choice(len(SHAPES), p=SHARES))]
-        window, texts, labels = draw_windows(codes, styles, rng, rows, frames)
+        window, texts, labels = draw_windows(codes, styles, known, rng, rows, frames)
         is_piece = rng.random() >= REPEATED * (1 - 2 * share)
         if not is_piece:
             window, texts = draw_repeated(codes, rng, rows, frames), [""] * rows
@@ -388,7 +395,7 @@ def train_decoder(
             heard = draw_own(heard, trainer.listened(heard[..., :-1], texts), rng)
         losses, style_loss, music_loss = trainer.losses(columns, heard, texts, labels.to(device))
         trainer.optimiser.zero_grad(set_to_none=True)
-        beside = STYLE_WEIGHT * style_loss + MUSIC_WEIGHT * is_piece * music_loss
+        beside = STYLE_WEIGHT * style_loss + is_piece * music_loss
         torch.autograd.backward((losses * weight).sum() + beside)
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         trainer.optimiser.step()

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rfm_live.embedded import CHECKPOINT
 from rfm_live.embedded.codec_refinement import match_loudness, refine_decoder
 from rfm_live.embedded.codec_training import CODEBOOKS, CodecTrainer, train_codec
-from rfm_live.embedded.corpus import PIECE_FRAMES, Corpus, render_corpus
+from rfm_live.embedded.corpus import PIECE_FRAMES, Corpus, piece, render_corpus
 from rfm_live.embedded.decoder_training import (
     DecoderTrainer,
     codebook_losses,
@@ -162,7 +162,7 @@ class Run:
                     trainer,
                     codes,
                     silence,
-                    corpus.styles,
+                    [piece(recipe.seed, "train", index) for index in range(len(codes))],
                     minutes,
                     path,
                     total_minutes=recipe.decoder_minutes,
