@@ -6,8 +6,8 @@ are dropped for `CAPTION_DROP` of the examples by setting their text states to z
 need.
 
 Two heads, which only the training has, tell what the next code alone teaches slowly: styles, off the text states; and
-style, tonic, mode and the place in the bar, off the hidden states behind half of the blocks. Without them a decoder of
-this size never learns to read the tempo of a caption.
+style, tonic, mode, place in the bar and onsets, off the hidden states behind half of the blocks. What lies there as a
+direction is also what steering finds.
 """
 
 from __future__ import annotations
