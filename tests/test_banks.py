@@ -128,7 +128,7 @@ def test_a_whole_run_makes_a_bank_and_its_report_and_goes_on_where_it_was(
     run()
     files = {path.name for path in (tmp_path / "banks").iterdir()}
     assert files == {"embedded.safetensors", "embedded_pairs.md"} | {
-        f"embedded_{name}.{suffix}" for name in ("tempo", "density") for suffix in ("safetensors", "md")
+        f"embedded_{name}.{suffix}" for name in ("tempo", "density") for suffix in ("safetensors", "md", "png")
     }
     assert read_bank(tmp_path / "banks" / "embedded.safetensors").names == ("tempo", "density")
     bank = read_bank(tmp_path / "banks" / "embedded_tempo.safetensors")

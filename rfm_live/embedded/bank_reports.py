@@ -12,11 +12,13 @@ import numpy as np
 
 from rfm_live.concepts.intervals import Interval, mean_interval
 from rfm_live.embedded.bank_listening import KNOBS, Curve, Pair, is_rising
-from rfm_live.experiments.report import told
+from rfm_live.experiments import plots
+from rfm_live.experiments.report import Plot, told
 from rfm_live.experiments.setup import over_seeds
 from rfm_live.experiments.v2_several_concepts import KEPT, MOST_DRIFT
 from rfm_live.steering.bank import ConceptBank
 
+_MOST_BANDS = 4
 _HEAD = "| concept | judged by | 0 | {knobs} | random 1 | heard most at 1 | change at 1 | fd_hidden |"
 
 
@@ -105,6 +107,8 @@ def report(name: str, bank: ConceptBank, curves: Sequence[Curve], command: str) 
         "",
         *_effects(curves),
         "",
+        f"![What the knobs do](embedded_{name}.png)",
+        "",
         "## How well each block tells the concept apart",
         "",
         "Area under the curve on turns that were held out.",
@@ -112,6 +116,22 @@ def report(name: str, bank: ConceptBank, curves: Sequence[Curve], command: str) 
         *_scores(bank),
     ]
     return "\n".join(lines) + "\n"
+
+
+def picture(name: str, curves: Sequence[Curve]) -> Plot:
+    """What every knob of a set does from -1 to 1, with its bands if they are few, and a random push as long as at 1."""
+    lines = []
+    for curve in curves:
+        heard = {0.0: curve.unsteered} | {knob: one.reading for knob, one in curve.by_knob.items() if one.reading}
+        knobs = sorted(heard)
+        bands = [heard[knob] for knob in knobs]
+        shown = bands if len(curves) <= _MOST_BANDS else None
+        lines.append(plots.Curve(curve.concept, knobs, [band.value for band in bands], shown))
+    randoms = [curve.random.reading.value for curve in curves if curve.random.reading is not None]
+    lines.append(plots.Curve("random push", [1.0] * len(randoms), randoms, style="kx"))
+    judges = dict.fromkeys(f"{curve.judge.meter}, {curve.judge.unit}" for curve in curves)
+    axes = plots.Axes("knob", "share of clips or frames" if len(judges) > 1 else next(iter(judges)))
+    return plots.curves_plot(f"embedded_{name}", f"The bank embedded_{name} on held-out seeds", axes, lines)
 
 
 def _effects(curves: Sequence[Curve]) -> list[str]:

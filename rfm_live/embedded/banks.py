@@ -22,7 +22,7 @@ from rich.markup import escape
 from rfm_live.concepts.clips import Progress
 from rfm_live.embedded import CHECKPOINT
 from rfm_live.embedded.bank_listening import Curve, Listener, Listening, effect, suggested_range, taught_classifiers
-from rfm_live.embedded.bank_reports import bars, pair_report, report
+from rfm_live.embedded.bank_reports import bars, pair_report, picture, report
 from rfm_live.embedded.turned_banks import Taught, Teaching, taught, uncalibrated
 from rfm_live.embedded.turns import concept_sets
 from rfm_live.errors import RfmError, StartError
@@ -116,6 +116,7 @@ def _file(target: Path, name: str) -> Path:
 def _write_report(target: Path, name: str, bank: ConceptBank, curves: list[Curve]) -> None:
     command = f"python -m rfm_live.embedded.banks {name}"
     _file(target, name).with_suffix(".md").write_text(report(name, bank, curves, command), encoding="utf-8")
+    picture(name, curves).draw(_file(target, name).with_suffix(".png"))
 
 
 def _pair_report(listener: Listener, bank: ConceptBank, target: Path) -> None:
