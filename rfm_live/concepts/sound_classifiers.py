@@ -1,7 +1,7 @@
 """Classifiers that hear an attribute of music, such as its instrument or its drums: external meters of steering.
 
 Trained on labelled clips that have nothing to do with what is judged; they never see a language model's hidden states.
-Logistic regression (scikit-learn) on a few dozen statistics of a mel spectrogram and of its onset strength (librosa).
+Logistic regression (scikit-learn) on statistics of a mel spectrogram, its cepstra and its onset strength (librosa).
 Used by evaluation and by the recipe of the embedded checkpoint.
 """
 
@@ -21,7 +21,12 @@ Features = npt.NDArray[np.float32]
 Labels = Mapping[str, str]
 """What is said of one clip, by attribute: {"instrument": "flute", "drums": "none"}."""
 
-BANDS = 48
+BANDS, FINE_BANDS = 48, 80
+CEPSTRA = 23
+LASTING_FRAMES = 5
+"""What sounds in all of so many frames (0.1 s) is not a drum."""
+AFTER_ONSET = (1, 2, 4, 7)
+"""Frames after the rise to a note's beginning at which its timbre is read: its attack, and what is left 0.1 s later."""
 LAGS = range(10, 76)
 """Frames over which the onset strength is compared with itself: 0.2 s to 1.5 s, the beats of 300 to 40 per minute."""
 
@@ -30,24 +35,70 @@ def features(clip: Clip) -> Features:
     """Level-independent statistics of a clip of at least 3 s at 32 kHz: timbre, its movement, rhythm."""
     import librosa
 
-    power = librosa.feature.melspectrogram(
-        y=clip, sr=SAMPLE_RATE_HZ, n_fft=2048, hop_length=FRAME_SAMPLES, n_mels=BANDS, fmin=40.0
-    )
-    mel = librosa.power_to_db(power, ref=np.max, top_db=70.0)  # [48, T]
+    power = np.square(np.abs(librosa.stft(clip, n_fft=2048, hop_length=FRAME_SAMPLES)))  # [1025, T]
+    mel = _mel_db(power, BANDS)  # [48, T]
     rises = np.maximum(np.diff(mel, axis=1), 0.0)  # [48, T - 1]
     onset = rises.mean(axis=0)
     treble = rises[BANDS * 3 // 4 :].mean(axis=0)
     parts = [mel.mean(axis=1), mel.std(axis=1), np.percentile(mel, 90, axis=1), rises.mean(axis=1)]
     parts += [_beats(onset), _beats(treble)]
     for strength in (onset, treble):
-        peaks = librosa.util.peak_pick(
-            strength, pre_max=2, post_max=2, pre_avg=8, post_avg=8, delta=float(strength.std()), wait=2
-        )
+        peaks = _peaks(strength)
         gaps = np.diff(peaks) if len(peaks) > 2 else np.asarray([50])
         parts.append(
             np.asarray([len(peaks) / len(strength) * 50, np.median(gaps), np.percentile(gaps, 25), strength.std()])
         )
-    return np.concatenate(parts).astype(np.float32)
+    return np.concatenate([*parts, *_timbre(power)]).astype(np.float32)
+
+
+def _timbre(power: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """What tells instruments apart in power [bins, T]: cepstra (MFCC without the level) of all that sounds and of what
+    lasts, and how cepstra move in the frames after notes begin.
+    """
+    from scipy.ndimage import minimum_filter1d
+
+    parts = []
+    mel = _mel_db(power, FINE_BANDS)
+    cepstra = _cepstra(mel)
+    lasting = _mel_db(minimum_filter1d(power, LASTING_FRAMES, axis=1), FINE_BANDS)
+    for found in (cepstra, _cepstra(lasting)):
+        parts += [found.mean(axis=1), found.std(axis=1), np.diff(found, axis=1).std(axis=1)]
+    parts.append(np.percentile(lasting, 90, axis=1)[::2])
+    coarse = CEPSTRA // 2 + 1
+    parts.append(np.cov(cepstra[:coarse])[np.triu_indices(coarse)])
+    begins = _peaks(np.maximum(np.diff(mel, axis=1), 0.0).mean(axis=0))
+    begins = begins[begins + max(AFTER_ONSET) < cepstra.shape[1]]
+    after = np.zeros((CEPSTRA, len(AFTER_ONSET)))
+    if len(begins):
+        after = np.stack([cepstra[:, begins + frames].mean(axis=1) for frames in AFTER_ONSET], axis=1)
+    return [*parts, after.ravel(), (after[:, 1:] - after[:, :1]).ravel()]
+
+
+def _mel_db(power: npt.NDArray[Any], bands: int) -> npt.NDArray[Any]:
+    """Mel spectrogram [bands, T] in dB below its loudest, of power [bins, T]."""
+    import librosa
+
+    mel = librosa.feature.melspectrogram(S=power, sr=SAMPLE_RATE_HZ, n_mels=bands, fmin=40.0)
+    found: npt.NDArray[Any] = librosa.power_to_db(mel, ref=np.max, top_db=70.0)
+    return found
+
+
+def _cepstra(mel: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Mel-frequency cepstra [CEPSTRA, T] without the first, which is the level."""
+    import librosa
+
+    found: npt.NDArray[Any] = librosa.feature.mfcc(S=mel, n_mfcc=CEPSTRA + 1)[1:]
+    return found
+
+
+def _peaks(strength: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Frames at which an onset strength [T] peaks."""
+    import librosa
+
+    found: npt.NDArray[np.int64] = librosa.util.peak_pick(
+        strength, pre_max=2, post_max=2, pre_avg=8, post_avg=8, delta=float(strength.std()), wait=2
+    )
+    return found
 
 
 def _beats(strength: npt.NDArray[Any]) -> npt.NDArray[Any]:
