@@ -172,3 +172,12 @@ def test_bad_input_is_refused_in_one_line(arguments: list[str], said: str) -> No
 def test_an_unknown_set_raises() -> None:
     with pytest.raises(StartError):
         banks.chosen_sets(["scales"])
+
+
+def test_rivals_count_as_much_as_the_concept_the_other_way() -> None:
+    names = ["note_c", "note_d", "note_e", "tempo"]
+    shares = np.asarray([[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, -1.0]], np.float32)
+    found = turned_banks.against_rivals(shares, names)
+    np.testing.assert_allclose(found[:, 0], [1, 1, -1, -1, 0])
+    np.testing.assert_allclose(found[:, 1], [-1 / 3, -1 / 3, 1, -1 / 3, 0], rtol=1e-6)
+    np.testing.assert_array_equal(found[:, 3], shares[:, 3])

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rfm_live.concepts.turning import LENGTH, Turns, learn_turns, read_turns, turn_loss
+from rfm_live.concepts.turning import CODEBOOK_SHARE, LENGTH, Turns, learn_turns, read_turns, turn_loss
 from rfm_live.errors import StartError
 from rfm_live.model.checkpoint import MusicGen
 from rfm_live.model.delay import delay
@@ -34,14 +34,15 @@ def test_the_loss_is_that_of_the_decoder_under_the_same_push(tiny_model: MusicGe
         found = turn_loss(decoder, turns, cross, pushes)
         cache = decoder.new_cache(2, 19)
         logits = decoder(columns[:, :, :-1], 0, cache, cross, Injections.pushing(steering))  # [B, 19, K, V]
-    nats = []
+    nats, weights = [], []
     for row in range(2):
         for column in range(TURN, 19):
             for book in range(4):
                 code = int(columns[row, book, column + 1])
                 if code != 64:
                     nats.append(float(-F.log_softmax(logits[row, column, book], 0)[code]))
-    assert float(found) == pytest.approx(np.mean(nats), rel=1e-4)
+                    weights.append(CODEBOOK_SHARE**book)
+    assert float(found) == pytest.approx(np.average(nats, weights=weights), rel=1e-4)
 
 
 def test_pushes_make_the_turns_likelier_each_concept_its_own(tiny_model: MusicGen) -> None:

@@ -3,7 +3,9 @@
 Used where whole clips tell too little. A turn is music without a concept that goes over into music with it, cut
 together from sound. The direction of a block is the one in which a small push, from the turn on, raises the likelihood
 of what comes fastest: the gradient, mean over turns, while the model stays as it is. That is the stage: bars that lack
-the concept have been played, the prompt asks for what they are, and the knob is turned.
+the concept have been played, the prompt asks for what they are, and the knob is turned. The gradient of every turn is
+brought to the same length, so that no surprising turn outvotes the others, and the first codebook, which holds what is
+played, counts most.
 
 Shapes: N turns, B of them in a batch, C concepts, L blocks, D width, K codebooks, T columns.
 """
@@ -28,6 +30,8 @@ from rfm_live.model.delay import delay
 
 LENGTH = 0.3
 """Of a push as it is learned: mean over the blocks, in lengths of the hidden state."""
+CODEBOOK_SHARE = 0.3
+"""What each codebook's nats count of those of the codebook before."""
 _SKIPPED_FRAMES = 25
 """Behind a turn, the frames in which too little has been heard to read the concept."""
 
@@ -40,7 +44,8 @@ Prompt = tuple[Tensor, Tensor]
 class Turns:
     """N turns at frame `turn` of `codes` int64 [N, K, frames], under `prompts` [N] that ask for what was before it.
 
-    `shares` [N, C] tell how far each concept is turned, -1..1; 0 where a turn is not about it.
+    `shares` [N, C] tell how far each concept is turned, -1..1; 0 where a turn is not about it, below 0 where it is
+    about the opposite or a rival.
     """
 
     codes: npt.NDArray[np.int64]
@@ -70,8 +75,9 @@ def learn_turns(model: MusicGen, turns: Turns, norms: Array, batch: int = 8, pro
         rows = order[start : start + batch]
         part, pushes = turns.chosen(rows), torch.zeros(len(rows), *shape[1:], requires_grad=True)
         cross = _cross(decoder, [prompts[row] for row in rows[: len(rows) // 2]])
-        loss = turn_loss(decoder, part, cross, pushes * scale) * len(rows)
+        loss = turn_loss(decoder, part, cross, pushes * scale)
         (gradients,) = torch.autograd.grad(loss, pushes)  # [B, L, D]
+        gradients = F.normalize(gradients.flatten(1), dim=1).view_as(gradients)
         summed -= np.einsum("bc,bld->cld", part.shares, gradients.numpy())
         progress(min(start + batch, count), count)
     lengths = np.linalg.norm(summed, axis=-1).mean(axis=1)[:, None, None]  # [C, 1, 1]
@@ -79,10 +85,10 @@ def learn_turns(model: MusicGen, turns: Turns, norms: Array, batch: int = 8, pro
 
 
 def turn_loss(decoder: Decoder, turns: Turns, cross: CrossCache | None, pushes: Tensor) -> Tensor:
-    """Mean nats of all codes behind the turn, the columns that foretell them pushed by `pushes` [B, L, D].
+    """Mean nats of the codes behind the turn, weighted by codebook.
 
-    The first rows read the text of `cross`. As `Decoder.forward`, but nothing is written in place, so that gradients
-    pass.
+    The columns that foretell them are pushed by `pushes` [B, L, D], and the first rows read the text of `cross`. As
+    `Decoder.forward`, but nothing is written in place, so that gradients pass.
     """
     config, norm = decoder.config, decoder.out_norm
     columns = _columns(turns, config.pad_id)  # [B, K, frames + K]
@@ -99,8 +105,11 @@ def turn_loss(decoder: Decoder, turns: Turns, cross: CrossCache | None, pushes: 
         h = h + block.feed_forward(h) + is_pushed * pushes[:, None, layer]
     h = F.layer_norm(h[:, turns.turn :], norm.normalized_shape, norm.weight, norm.bias, norm.eps)
     logits = F.linear(h, decoder.heads.weight).view(-1, config.vocab)
-    targets = columns[:, :, turns.turn + 1 :].transpose(1, 2).flatten()  # [B * (T - turn) * K]
-    return F.cross_entropy(logits, targets.where(targets != config.pad_id, -100), ignore_index=-100)
+    targets = columns[:, :, turns.turn + 1 :].transpose(1, 2)  # [B, T - turn, K]
+    is_code = targets != config.pad_id
+    nats = F.cross_entropy(logits, targets.where(is_code, 0).flatten(), reduction="none").view_as(targets)
+    weights = is_code * CODEBOOK_SHARE ** torch.arange(config.codebooks)
+    return (nats * weights).sum() / weights.sum()
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from rfm_live.steering.concept_card import ConceptCard
 
 ORIGIN = "pieces of rfm_live.embedded.composer, FluidSynth with FluidR3 Mono (MIT)"
 LICENCE = "Apache-2.0"
-FORMAT = 2
+FORMAT = 3
 """To be raised when the same turns begin to be written, sounded or learned from another way."""
 _HELD_SHARE = 0.2
 
@@ -86,11 +86,27 @@ def taught(model: MusicGen, teaching: Teaching, folder: Path, stages: Stages) ->
             norms = np.linalg.norm(points, axis=-1).mean(axis=0).astype(np.float32)  # [L]
         with stages("learning from turns") as report:
             part = coded.chosen(np.flatnonzero(is_train))
+            part = replace(part, shares=against_rivals(part.shares, names))
             pushes = learn_turns(model, part, norms, progress=report)
         stored = {"pushes": pushes, "points": points, "norms": norms}
         stored["shares"] = coded.shares
         _keep(stored, folder / f"taught_{name}.safetensors")
     return Taught(names, is_train=is_train, **stored)
+
+
+def against_rivals(shares: Array, names: Sequence[str]) -> Array:
+    """Shares [N, C] in which the turns to a concept's rivals, the others of its set, count together as much as its own,
+    the other way: so the direction is left without what all turns of the set have in common.
+    """
+    contrasted = shares.copy()
+    for members in concept_sets().values():
+        places = [names.index(name) for name in members if name in names]
+        own = shares[:, places]  # [N, M]
+        for column, place in enumerate(places):
+            rivals = np.delete(own, column, axis=1).sum(axis=1)  # [N]
+            if rivals.any():
+                contrasted[:, place] -= rivals * own[:, column].sum() / rivals.sum()
+    return contrasted
 
 
 def _coded(model: MusicGen, turns: Sequence[Turn], names: Sequence[str], file: Path, stages: Stages) -> Turns:
@@ -144,7 +160,8 @@ def uncalibrated(model: MusicGen, teaching: Teaching, found: Taught, concepts: S
         name: np.stack([one[name] for one in readings]).astype(np.float32) for name in readings[0]
     }
     method = (
-        f"gradient of {teaching.count(concepts[0])} turns of the composer's music to the concept, less those held out"
+        f"gradient of {teaching.count(concepts[0])} turns of the composer's music to the concept, less those held out, "
+        "against the set's other concepts"
     )
     count = len(concepts)
     return ConceptBank(
