@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rfm_live.concepts.calibration import FULL, STILL_MUSIC, TRIED_CONCEPTS, standard_error, with_signs
+from rfm_live.concepts.calibration import FULL, STILL_MUSIC, standard_error, with_signs
 from rfm_live.concepts.intervals import Interval
 from rfm_live.concepts.sound_classifiers import SoundClassifiers
 from rfm_live.embedded.codec_meters import code
@@ -34,10 +34,10 @@ from rfm_live.model.checkpoint import MusicGen
 from rfm_live.steering.bank import ConceptBank
 from rfm_live.steering.concept_card import Effect
 
-UNITS = (0.5, 1.0, 1.5, 2.0)
+UNITS = (0.25, 0.5, 0.75, 1.0, 1.5)
 """Lengths of a push that are tried, in those that were learned."""
 KNOBS = (-1.0, 0.5, 1.0)
-_TOP = UNITS[-1] / 2.0  # knob 2 of the trials' bank is the longest push
+_TOP = UNITS[-1] / 2.0  # knob 2 of a trial is the longest push
 _CALIBRATION_SEED, _HELD_OUT_SEED, _STYLES_SEED = 100, 5000, 11
 _LISTENER_FRAMES = 400
 RANDOM = "random"
@@ -125,33 +125,42 @@ class Listener:
         return Setup(self._model, bank, names, clips, self._cache, classifiers=self._classifiers, stages=self._stages)
 
     def calibrated(self, bank: ConceptBank) -> ConceptBank:
-        """The bank with one unit for all its concepts and the sign of each, as calibration seeds have it.
+        """The bank with the unit of each of its concepts, and the sign of those with an opposite, by calibration seeds.
 
-        The unit is the smallest with nearly the largest effect beyond that of random pushes as long (`best_unit`). The
-        sign of a concept with an opposite is turned where knob 1 gives clearly less of it than -1.
+        The unit is the smallest at which nearly most is won of the concept, less what is lost of the prompt
+        (`best_units`). The sign is turned where knob 1 gives clearly less of the concept than -1.
         """
-        places = np.linspace(0, len(bank.names) - 1, min(len(bank.names), TRIED_CONCEPTS)).round().astype(int)
-        tried = [bank.names[place] for place in dict.fromkeys(places.tolist())]
-        trial = with_random(replace(bank, unit=np.full(len(bank.names), _TOP, np.float32)), tried)
-        setup = self.setup(trial, tried, self._listening.few, _CALIBRATION_SEED)
-        heard = setup.hear(
-            trial, [UNSTEERED, *(_pushed(way, unit) for name in tried for way in _ways(name) for unit in UNITS)]
-        )
-        plain = heard[UNSTEERED]
-        effects, alive = np.zeros((len(tried), len(UNITS))), np.ones((len(tried), len(UNITS)), np.bool_)
-        gains: list[npt.NDArray[np.float64]] = []  # of the last concept, by unit
-        for row, name in enumerate(tried):
-            judge, gains = setup.judge(name), []
-            for column, unit in enumerate(UNITS):
-                up, random, *down = (np.asarray(judge.changes(heard[_pushed(way, unit)], plain)) for way in _ways(name))
-                gains.append(up - down[0] if down else up)
-                effects[row, column] = abs(gains[-1].mean()) - abs(random.mean())
-                sounding = [_sounding(heard[_pushed(way, unit)]) for way in _ways(name)]
-                alive[row, column] = min(sounding) >= STILL_MUSIC * _sounding(plain)
-        unit = best_unit(effects, alive)
-        is_turned = len(tried) == 1 and is_inverted(gains[UNITS.index(unit)])
-        signs = np.full(len(bank.names), -1.0 if is_turned else 1.0, np.float32)
-        return replace(with_signs(bank, signs), unit=np.full(len(bank.names), unit, np.float32))
+        trial = replace(bank, unit=np.full(len(bank.names), _TOP, np.float32))
+        setup = self.setup(trial, bank.names, self._listening.few, _CALIBRATION_SEED)
+        pushes = {
+            (name, way, unit): _pushed(name, way, unit) for name in bank.names for way in _ways(name) for unit in UNITS
+        }
+        heard = setup.hear(trial, [UNSTEERED, *pushes.values()])
+        plain, worths, alives, signs = heard[UNSTEERED], [], [], []
+        for name in bank.names:
+            judge, ways = setup.judge(name), _ways(name)
+            won = {
+                (way, unit): np.asarray(judge.changes(heard[pushes[name, way, unit]], plain))
+                for way in ways
+                for unit in UNITS
+            }
+            gains = [np.mean([way * won[way, unit] for way in ways], axis=0) for unit in UNITS]
+            before = _adhering(setup, judge, plain)
+            lost = [
+                max(before - np.mean([_adhering(setup, judge, heard[pushes[name, way, unit]]) for way in ways]), 0.0)
+                for unit in UNITS
+            ]
+            alive = [
+                min(_sounding(heard[pushes[name, way, unit]]) for way in ways) >= STILL_MUSIC * _sounding(plain)
+                for unit in UNITS
+            ]
+            is_turned = len(ways) == 2 and is_inverted(np.mean(gains, axis=0))
+            sign = -1.0 if is_turned else 1.0
+            worths.append(sign * np.mean(gains, axis=1) - lost)
+            alives.append(alive)
+            signs.append(sign)
+        units = best_units(np.asarray(worths), np.asarray(alives))
+        return replace(with_signs(bank, np.asarray(signs, np.float32)), unit=np.asarray(units, np.float32))
 
     def curves(self, bank: ConceptBank) -> list[Curve]:
         """What every knob of a calibrated bank does on held-out seeds."""
@@ -197,31 +206,50 @@ class Listener:
         return found
 
 
-def _ways(name: str) -> tuple[tuple[str, float], ...]:
-    """What a trial turns: the knob up, its random twin, and down where the concept has an opposite, not many rivals."""
-    ways = (name, 1.0), (variant_name(RANDOM, name), 1.0)
-    return ways if "_" in name and name != "mode_minor" else (*ways, (name, -1.0))
+def _ways(name: str) -> tuple[float, ...]:
+    """Which ways a trial turns a knob: up, and down where the concept has an opposite instead of rivals."""
+    return (1.0,) if "_" in name and name != "mode_minor" else (1.0, -1.0)
 
 
-def _pushed(way: tuple[str, float], unit: float) -> Played:
+def _pushed(name: str, way: float, unit: float) -> Played:
     """A trial of so many learned lengths."""
-    return Played(turned(way[0], way[1] * unit / _TOP))
+    return Played(turned(name, way * unit / _TOP))
+
+
+def _adhering(setup: Setup, judge: Judge, records: Sequence[Record]) -> float:
+    """The share of what the prompts ask that is heard, without what the knob is about."""
+    found = adherence(setup.classifiers, setup.clips, records, _beside(judge))
+    return float(np.mean([share for share in found if share is not None] or [0.0]))
+
+
+def _beside(judge: Judge) -> list[str]:
+    """What prompts ask that a knob is not about."""
+    return [name for name in ("family", "drums") if not judge.meter.startswith(name)]
 
 
 def _sounding(records: Sequence[Record]) -> float:
     return float(np.mean([record["sounding"] for record in records]))
 
 
-def best_unit(effects: npt.NDArray[np.float64], alive: npt.NDArray[np.bool_]) -> float:
-    """The smallest of UNITS at which the mean of `effects` [C, units] reaches FULL of the largest mean.
+def best_unit(worth: npt.NDArray[np.float64], alive: npt.NDArray[np.bool_]) -> float:
+    """The smallest of UNITS whose `worth` [units] reaches FULL of the most; the smallest of all where none is worth it.
 
-    Only units at which all concepts are `alive` [C, units] count, unless there is none.
+    Only units at which music is `alive` [units] count, unless there is none.
     """
-    means = effects.mean(axis=0)
-    is_usable = alive.all(axis=0) if alive.all(axis=0).any() else np.ones(len(UNITS), np.bool_)
-    most = means[is_usable].max()
-    reached = is_usable & (means >= (FULL * most if most > 0.0 else most))
-    return UNITS[int(np.flatnonzero(reached)[0])]
+    is_usable = alive if alive.any() else np.ones(len(UNITS), np.bool_)
+    most = worth[is_usable].max()
+    if most <= 0.0:
+        return UNITS[0]
+    return UNITS[int(np.flatnonzero(is_usable & (worth >= FULL * most))[0])]
+
+
+def best_units(worths: npt.NDArray[np.float64], alive: npt.NDArray[np.bool_]) -> list[float]:
+    """The best unit of each concept of a bank, of `worths` [concepts, units], at which music is `alive` likewise.
+
+    Half of a worth is the concept's own and half the mean of the bank's: the few clips of one concept say little.
+    """
+    shared = (worths + worths.mean(axis=0)) / 2
+    return [best_unit(own, usable) for own, usable in zip(shared, alive, strict=True)]
 
 
 def is_inverted(gains: npt.NDArray[np.float64]) -> bool:
@@ -233,8 +261,7 @@ def _curve(
     setup: Setup, judge: Judge, plain: Sequence[Record], by_knob: Mapping[float, Outcome], random: Outcome
 ) -> Curve:
     full = by_knob[1.0].clips
-    attributes = [name for name in ("family", "drums") if not judge.meter.startswith(name)]
-    before = adherence(setup.classifiers, setup.clips, plain, attributes)
+    before = adherence(setup.classifiers, setup.clips, plain, _beside(judge))
     lost = [
         None if first is None or second is None else second - first
         for first, second in zip(before, full.adherence, strict=True)

@@ -19,7 +19,7 @@ from rfm_live.experiments.v2_several_concepts import KEPT, MOST_DRIFT
 from rfm_live.steering.bank import ConceptBank
 
 _MOST_BANDS = 4
-_HEAD = "| concept | judged by | 0 | {knobs} | random 1 | heard most at 1 | change at 1 | fd_hidden |"
+_HEAD = "| concept | push | judged by | 0 | {knobs} | random 1 | heard most at 1 | change at 1 | fd_hidden |"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def report(name: str, bank: ConceptBank, curves: Sequence[Curve], command: str) 
         "",
         f"Made by `{command}` for the checkpoint with sha256 {bank.checkpoint_sha256[:12]}.",
         f"Learned by: {bank.cards[0].method}. From {bank.cards[0].origin}, {bank.cards[0].licence}.",
-        f"Knob 1 pushes {bank.unit[0]:g} times as far as was learned. Heard on held-out seeds: {clips[0]} pieces at 1, "
+        "Knob 1 pushes so many times as far as was learned as `push` says, the most that is worth what it costs of the "
+        f"prompt on calibration seeds. Heard on held-out seeds: {clips[0]} pieces at 1, "
         f"{clips[1]} at the other values and of the random control. Each goes on from bars that nobody steered, under "
         "a prompt that names instrument, drums, tempo, density and texture. In brackets 95 % intervals over seeds.",
         "",
@@ -105,7 +106,7 @@ def report(name: str, bank: ConceptBank, curves: Sequence[Curve], command: str) 
         "",
         "## Effect",
         "",
-        *_effects(curves),
+        *_effects(bank, curves),
         "",
         f"![What the knobs do](embedded_{name}.png)",
         "",
@@ -134,12 +135,12 @@ def picture(name: str, curves: Sequence[Curve]) -> Plot:
     return plots.curves_plot(f"embedded_{name}", f"The bank embedded_{name} on held-out seeds", axes, lines)
 
 
-def _effects(curves: Sequence[Curve]) -> list[str]:
+def _effects(bank: ConceptBank, curves: Sequence[Curve]) -> list[str]:
     knobs = " | ".join(f"{knob:g}" for knob in KNOBS)
-    rows = [_HEAD.format(knobs=knobs), "| " + " | ".join(["---"] * (len(KNOBS) + 7)) + " |"]
-    for curve in curves:
+    rows = [_HEAD.format(knobs=knobs), "| " + " | ".join(["---"] * (len(KNOBS) + 8)) + " |"]
+    for curve, unit in zip(curves, bank.unit, strict=True):
         full = curve.by_knob[1.0]
-        cells = [curve.concept, f"{curve.judge.meter}, {curve.judge.unit}", told(curve.unsteered)]
+        cells = [curve.concept, f"{unit:g}", f"{curve.judge.meter}, {curve.judge.unit}", told(curve.unsteered)]
         cells += [told(curve.by_knob[knob].reading) for knob in KNOBS]
         cells += [told(curve.random.reading), told(full.hits), told(curve.change), told(full.drift.fd_hidden)]
         rows.append("| " + " | ".join(cells) + " |")

@@ -32,7 +32,7 @@ from rfm_live.steering.concept_card import ConceptCard
 
 ORIGIN = "pieces of rfm_live.embedded.composer, FluidSynth with FluidR3 Mono (MIT)"
 LICENCE = "Apache-2.0"
-FORMAT = 3
+FORMAT = 4
 """To be raised when the same turns begin to be written, sounded or learned from another way."""
 _HELD_SHARE = 0.2
 
@@ -47,8 +47,8 @@ class Teaching:
     seed: int = 7
 
     def count(self, concept: str) -> int:
-        """Notes are many and alike, and chords are hard."""
-        share = {"note": 0.5, "chord": 2.0}.get(concept.split("_")[0], 1.0)
+        """What takes many turns: notes, which differ by little, and chords; families by their several instruments."""
+        share = {"note": 2.0, "chord": 2.0, "timbre": 1.5}.get(concept.split("_")[0], 1.0)
         share = 2.0 if concept in ("mode_minor", "tempo", "density", "brightness", "drums") else share
         return max(round(share * self.turns), 4)
 
