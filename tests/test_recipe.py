@@ -2,24 +2,36 @@
 
 import json
 import shutil
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from rfm_live.embedded import export, guidance_distillation
 from rfm_live.embedded.codec_refinement import match_loudness
 from rfm_live.embedded.codec_training import CODEBOOKS, ENTRIES, CodecTrainer
 from rfm_live.embedded.composer import BASS, INSTRUMENTS, PITCH_CLASSES, compose, note_study
 from rfm_live.embedded.corpus import piece, render_corpus
 from rfm_live.embedded.decoder_training import (
+    PAD,
     DecoderTrainer,
     codebook_losses,
     delayed_columns,
+    draw_captions,
     draw_repeated,
     draw_windows,
     music_labels,
     style_labels,
+)
+from rfm_live.embedded.guidance_distillation import (
+    GUIDANCE,
+    distil_guidance,
+    divergences,
+    guided_logits,
+    with_other_captions,
 )
 from rfm_live.embedded.render import FRAME_SAMPLES, render_pieces
 from rfm_live.embedded.style_classifiers import StyleClassifiers
@@ -94,16 +106,17 @@ def test_the_recipe_runs_from_nothing_in_two_sittings_and_writes_a_checkpoint(tm
     def sit(minutes: float) -> None:
         train(
             minutes=minutes, folder=tmp_path / "run", target=tmp_path / "checkpoint", pieces=2, held_out=1, seed=1,
-            filters=4, layers=1, width=64, codec_minutes=0.03, refine_minutes=0.01, text_steps=3, decoder_minutes=1.0,
-            device="cpu",
+            filters=4, layers=1, width=64, codec_minutes=0.03, refine_minutes=0.01, text_steps=3, decoder_minutes=0.03,
+            distil_minutes=1.0, device="cpu",
         )  # fmt: skip
 
     sit(0.06)
     first = json.loads((tmp_path / "checkpoint" / "training.json").read_text())
-    sit(0.02)
+    sit(0.03)
     second = json.loads((tmp_path / "checkpoint" / "training.json").read_text())
     assert second["codec_steps"] == first["codec_steps"] > 0
     assert second["decoder_steps"] > first["decoder_steps"] > 0
+    assert second["distilled_steps"] > first["distilled_steps"] == 0
     model = load_checkpoint(tmp_path / "checkpoint")
     assert model.config.codec.causal and model.config.decoder.layers == 1
 
@@ -140,19 +153,111 @@ def test_the_labels_of_music_tell_style_tonic_place_in_the_bar_and_onsets() -> N
     assert set(labels[:, 7]) == set(range(16))
 
 
-def test_windows_come_with_the_labels_of_their_frames_and_short_ones_begin_with_a_bar() -> None:
-    pieces = PIECES[:3]
-    known = np.stack([music_labels(item) for item in pieces])
-    codes = np.stack([np.tile(600 * row + np.arange(600), (CODEBOOKS, 1)) for row in range(3)])  # of piece and frame
-    for seed in range(10):
+def test_the_notes_of_a_marimba_are_struck_again_before_they_have_died_away() -> None:
+    style = replace(PIECES[0].style, texture="pedal", tempo="slow", beat=48, dense=False, drums=False, bass=False)
+    lengths = {}
+    for name in ("marimba", "vibraphone"):
+        instrument = next(one for one in INSTRUMENTS if one.name == name)
+        item = compose(np.random.default_rng(3), 480, replace(style, instrument=instrument))
+        onsets = sorted({note.start for note in item.notes})
+        lengths[name] = set(np.diff(onsets))
+        for onset, following in pairwise(onsets):
+            assert all(onset + note.length < following for note in item.notes if note.start == onset)
+    assert lengths == {"marimba": {48}, "vibraphone": {96}}
+
+
+def test_an_unguided_decoder_learns_to_play_as_if_guided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guidance_distillation, "RATE", 3e-3)
+    monkeypatch.setattr(guidance_distillation, "WARM_UP_STEPS", 1)
+
+    def fresh() -> DecoderTrainer:
+        trainer = DecoderTrainer.create(build_tokenizer(draw_captions(0, 300)), 0, layers=1, width=64, filters=4)
+        for name, value in trainer.model.named_parameters():
+            if "encoder_attn." in name or "enc_to_dec" in name or "lm_heads" in name:
+                value.data *= 6.0  # so that a fresh decoder hears its caption
+            if name in trainer.average:
+                trainer.average[name].copy_(value.detach())
+        return trainer
+
+    pieces = [piece(3, "train", index, 1100) for index in range(8)]
+    codes = np.random.default_rng(0).integers(0, 512, (len(pieces), 4, 1100)).astype(np.int16)
+    columns, captions = torch.from_numpy(codes[:2, :, :32].astype(np.int64)), ["slow organ", ""]
+    teacher = fresh()
+    with teacher.averaged():
+        alone, empty = teacher.listened(columns, captions), teacher.listened(columns, ["", ""])
+        guided = guided_logits(teacher, columns, captions)
+    assert torch.allclose(guided[0], empty[0] + GUIDANCE * (alone[0] - empty[0]), atol=1e-5)
+    assert torch.equal(guided[1], alone[1])
+    before = {name: value.clone() for name, value in teacher.model.named_parameters()}
+
+    def apart() -> float:
+        with student.averaged():
+            return float(divergences(guided, student.listened(columns, captions), columns).sum())
+
+    student = fresh()
+    first = apart()
+    text = student.model.text_encoder.encoder.embed_tokens.weight.detach().clone()
+    for _ in range(2):
+        distil_guidance(
+            student, teacher, codes, np.zeros(4, np.int64), pieces, 0.06, tmp_path / "distilled.pt",
+            total_minutes=1.0, seed=0, report=lambda step, values: None,
+        )  # fmt: skip
+    assert apart() < 0.85 * first
+    assert all(torch.equal(value, before[name]) for name, value in teacher.model.named_parameters())
+    assert torch.equal(text, student.model.text_encoder.encoder.embed_tokens.weight)
+    again = fresh()
+    again.load(tmp_path / "distilled.pt")
+    assert (again.distilled_steps, again.step) == (student.distilled_steps, 0)
+
+
+def test_what_is_not_played_counts_in_no_divergence() -> None:
+    wanted, found = torch.randn(2, 1, 5, 4, 8)
+    targets = torch.zeros(1, 4, 5, dtype=torch.long)
+    assert torch.equal(divergences(wanted, wanted, targets), torch.zeros(4))
+    plain = divergences(wanted, found, targets)
+    assert (plain > 0).all()
+    targets[0, 1, 2:] = PAD
+    other = found.clone()
+    other[0, 2:, 1] = 100.0 * torch.randn(3, 8)
+    shorter, changed = divergences(wanted, found, targets), divergences(wanted, other, targets)
+    assert torch.allclose(shorter, changed) and torch.equal(shorter[[0, 2, 3]], plain[[0, 2, 3]])
+    reference = (
+        torch.distributions.Categorical(logits=wanted[0, :2, 1]),
+        torch.distributions.Categorical(logits=found[0, :2, 1]),
+    )
+    assert torch.allclose(shorter[1], torch.distributions.kl_divergence(*reference).mean(), atol=1e-6)
+
+
+def test_other_captions_never_stand_where_none_was() -> None:
+    styles = [item.style for item in PIECES]
+    captions = ["", *["a caption"] * 400]
+    drawn = with_other_captions(captions, styles, np.random.default_rng(0))
+    assert drawn[0] == "" and 0.25 < np.mean([text != "a caption" for text in drawn[1:]]) < 0.45
+
+
+def test_windows_come_with_the_labels_of_their_frames_and_turn_to_another_tonic_at_a_bar() -> None:
+    styles = [item.style for item in PIECES]
+    known = np.stack([music_labels(item) for item in PIECES])
+    codes = np.stack([np.tile(600 * row + np.arange(600), (CODEBOOKS, 1)) for row in range(len(PIECES))])
+    turns, drawn = 0, 0
+    for seed in range(60):
         for frames in (64, 300):
-            drawn = draw_windows(codes, [item.style for item in pieces], known, np.random.default_rng(seed), 4, frames)
-            windows, texts, labels = drawn
-            assert windows.shape == (4, CODEBOOKS, frames) and len(texts) == 4 and labels.shape == (4, frames, 10)
-            for window, label in zip(windows.numpy(), labels.numpy(), strict=True):
-                piece, start = divmod(int(window[0, 0]), 600)
-                assert (label == known[piece, start : start + frames]).all()
-                assert frames == 300 or start % (4 * pieces[piece].style.beat) == 0
+            windows, texts, labels = draw_windows(codes, styles, known, np.random.default_rng(seed), 4, frames)
+            assert windows.shape == (4, CODEBOOKS, frames) and labels.shape == (4, frames, 10)
+            for window, text, label in zip(windows.numpy(), texts, labels.numpy(), strict=True):
+                pieces, places = np.divmod(window[0], 600)
+                assert (label == known[pieces, places]).all()
+                first, last = styles[pieces[0]], styles[pieces[-1]]
+                jumps = np.flatnonzero(np.diff(window[0]) != 1) + 1
+                assert frames == 300 or places[0] % (4 * first.beat) == 0
+                if len(jumps):
+                    (at,) = jumps
+                    assert first.tonic != last.tonic and at % (4 * first.beat) == 0 and frames - at >= 40
+                    assert places[0] % (4 * first.beat) == 0 == places[at] % (4 * last.beat)
+                    same = (first.instrument, first.tempo, first.drums) == (last.instrument, last.tempo, last.drums)
+                    assert same or not text
+                turns, drawn = turns + len(jumps), drawn + (frames == 300)
+    assert 0.15 < turns / drawn < 0.4
 
 
 def test_repeated_windows_are_one_stretch_over_and_over() -> None:
@@ -163,6 +268,17 @@ def test_repeated_windows_are_one_stretch_over_and_over() -> None:
         for row in window:
             periods = [lag for lag in range(8, 51) if (row[:, lag:] == row[:, :-lag]).all()]
             assert periods
+
+
+def test_the_heads_are_divided_by_their_temperatures_and_nothing_else_is() -> None:
+    weights = {f"decoder.lm_heads.{book}.weight": torch.full((2, 3), 4.2) for book in range(4)}
+    weights["decoder.norm.weight"] = torch.ones(3)
+    found = export._sharpened(weights)
+    assert found.keys() == weights.keys() and torch.equal(found["decoder.norm.weight"], torch.ones(3))
+    for book, temperature in enumerate(export.HEAD_TEMPERATURES):
+        torch.testing.assert_close(found[f"decoder.lm_heads.{book}.weight"], torch.full((2, 3), 4.2 / temperature))
+    with pytest.raises(KeyError, match=r"decoder\.lm_heads\.3\.weight"):
+        export._sharpened({name: weight for name, weight in weights.items() if "heads.3" not in name})
 
 
 def test_loudness_is_matched_on_the_median_clip() -> None:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 from rfm_live.embedded.composer import BEAT_FRAMES, FRAME_RATE_HZ, INSTRUMENTS
+from rfm_live.embedded.export import HEAD_TEMPERATURES
+from rfm_live.embedded.guidance_distillation import GUIDANCE
 
 _TEXT = """# The embedded checkpoint of rfm_live
 
@@ -14,12 +16,13 @@ sha256 of the weights: `{sha256}`
 
 - **Codec**: causal EnCodec, 32 kHz mono, 50 frames per second, 4 codebooks of 512 entries (1.8 kbit/s), {filters}
   filters. {codec_steps} steps in {codec_trained_minutes} minutes on one CPU core (spectra at five resolutions, quarter
-  tones, low waveform, levels, and a training-only pitch head; no adversary), then {refined_steps} steps of its decoder
-  alone in {refined_minutes} minutes; its output is scaled to the corpus's loudness.
+  tones, low waveform, levels, and a training-only pitch head; no adversary){refined}; its output is scaled to the
+  corpus's loudness.
 - **Decoder**: {layers} blocks of width {width}, {decoder_parameters} parameters; text encoder: T5 with 2 blocks of
   width 128 and its own tokenizer, which first learned to tell styles by itself ({text_steps} steps). The decoder began
   with heads that copy (`rfm_live.embedded.copying_heads`). {decoder_steps}
-  steps in {decoder_trained_minutes} minutes on one CPU core; contexts up to 1024 frames. Played {played}.
+  steps in {decoder_trained_minutes} minutes on a CPU; contexts up to 1024 frames{distilled}.
+  The heads of its codebooks are divided by {head_temperatures}. Played {played}.
 - **Data**: {pieces} pieces of 30 s (seed {seed}) by our own composer (`rfm_live.embedded.composer`), rendered by
   FluidSynth with the FluidR3 Mono soundfont (MIT), reverb and chorus off. {instruments} instruments of {families}
   families, bass and drums, {slowest} to {fastest} beats per minute; the tonic is uniform over the 12 pitch classes and
@@ -41,8 +44,27 @@ def write_card(checkpoint: Path) -> None:
     meters = json.loads((checkpoint / "meters.json").read_text())
     rows = [f"### {name}\n\n{_table(values)}" for name, values in meters.items() if isinstance(values, dict)]
     wishes = json.loads((checkpoint / "generation_config.json").read_text())
-    facts = {"note": "", **training, **_instruments(), "played": _played(wishes), "sha256": meters["sha256"]}
+    told = {"played": _played(wishes), "refined": _refined(training), "head_temperatures": _told(HEAD_TEMPERATURES)}
+    told |= {"distilled": _distilled(training)}
+    facts = {"note": "", **training, **_instruments(), **told, "sha256": meters["sha256"]}
     (checkpoint / "MODEL_CARD.md").write_text(_TEXT.format(**facts, meters="\n\n".join(rows)))
+
+
+def _refined(training: dict[str, float]) -> str:
+    """The codec's second stage, in words; nothing where there was none."""
+    steps, minutes = training["refined_steps"], training["refined_minutes"]
+    return f", then {steps} steps of its decoder alone in {minutes} minutes" if steps else ""
+
+
+def _distilled(training: dict[str, float]) -> str:
+    """The decoder's second stage, in words; nothing where there was none."""
+    steps, minutes = training["distilled_steps"], training["distilled_minutes"]
+    return f", then {steps} steps in {minutes} minutes to play as if under guidance {GUIDANCE:g}" if steps else ""
+
+
+def _told(temperatures: tuple[float, ...]) -> str:
+    *first, last = (f"{temperature:g}" for temperature in temperatures)
+    return f"{', '.join(first)} and {last}"
 
 
 def _instruments() -> dict[str, int]:

@@ -79,6 +79,8 @@ INSTRUMENTS = (
 SUSTAINED = frozenset({"organ", "strings", "voice", "brass", "woodwind"})
 """Families whose held notes would sound the same from their first to their last frame; they fade a little instead, so
 that a model can hear how old a note is."""
+SHORT_LIVED = frozenset({"marimba"})
+"""Instruments whose notes have died away after a second: longer ones are struck again on every beat."""
 BASS = Instrument("bass", "bass", 33, 36, 47, ("bass",))
 TEXTURES = ("ostinato", "pedal", "arpeggio", "chords", "melody")
 TEXTURE_WORDS = {
@@ -179,11 +181,21 @@ def _order(note: Note) -> tuple[int, int, int]:
 def _loop(rng: np.random.Generator, style: Style) -> list[Note]:
     """Two bars of every voice."""
     notes = _VOICES[style.texture](rng, style)
+    if style.instrument.name in SHORT_LIVED:
+        notes = [struck for note in notes for struck in _struck_again(note, style.beat)]
     if style.bass and style.texture != "pedal":
         notes += _bass(rng, style)
     if style.drums:
         notes += _drums(style)
     return notes
+
+
+def _struck_again(note: Note, beat: int) -> list[Note]:
+    """A note longer than a second as one note per beat, a frame apart like all others; other notes as they are."""
+    if note.length <= FRAME_RATE_HZ:
+        return [note]
+    starts = range(0, note.length, beat)
+    return [replace(note, start=note.start + start, length=min(beat - 1, note.length - start)) for start in starts]
 
 
 def _pitches(style: Style, pitch_class: int, instrument: Instrument) -> list[int]:

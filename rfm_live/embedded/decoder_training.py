@@ -60,6 +60,9 @@ what is played: short windows teach the text, long ones hold repetitions."""
 STARTS, SHORT_FRAMES = 0.75, 256
 """Share of the windows of SHORT_FRAMES or more that begin with a bar, as play does; shorter ones all do. Only then do
 position and tempo tell when the next onset is due; without that, what has begun is held for ever."""
+TURNED, LEAST_AFTER = 0.3, 40
+"""Share of the windows that go over to another piece at a bar, where that leaves it as many frames. Without turns a
+model holds to the tonic that it has heard, against any push."""
 REPEATED = 0.15
 """Share of the steps, at most, whose windows repeat one short stretch of a piece, which is found by copying alone; it
 falls to nothing in the first half of the training."""
@@ -138,6 +141,8 @@ class DecoderTrainer:
     optimiser: torch.optim.AdamW
     step: int = 0
     seconds: float = 0.0
+    distilled_steps: int = 0
+    distilled_seconds: float = 0.0
 
     @classmethod
     def create(cls, tokenizer: T5Tokenizer, seed: int, layers: int, width: int, filters: int) -> DecoderTrainer:
@@ -172,6 +177,8 @@ class DecoderTrainer:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "seconds": self.seconds,
+            "distilled_steps": self.distilled_steps,
+            "distilled_seconds": self.distilled_seconds,
         }
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
@@ -185,6 +192,7 @@ class DecoderTrainer:
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
+        self.distilled_steps, self.distilled_seconds = state["distilled_steps"], state["distilled_seconds"]
 
     def to(self, device: torch.device) -> None:
         """Move everything to `device`."""
@@ -201,15 +209,28 @@ class DecoderTrainer:
         kept = {name: value.detach().clone() for name, value in parameters.items()}
         self.model.eval()
         try:
-            with torch.no_grad():
-                for name, value in parameters.items():
-                    value.copy_(self.average[name])
+            self.settle()
             yield
         finally:
             self.model.train()
             with torch.no_grad():
                 for name, value in parameters.items():
                     value.copy_(kept[name])
+
+    def follow(self, decay: float) -> None:
+        """Let the average come nearer to the trained weights: it keeps `decay` of itself."""
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.average.values()), [parameters[name].detach() for name in self.average], 1 - decay
+            )
+
+    def settle(self) -> None:
+        """Go on from the average."""
+        parameters = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, value in self.average.items():
+                parameters[name].copy_(value)
 
     def logits(self, columns: Tensor, captions: Sequence[str]) -> Tensor:
         """Logits [B, T, K, V] for input `columns` [B, K, T]; an empty caption gives zero text states."""
@@ -246,7 +267,7 @@ class DecoderTrainer:
             rng = np.random.default_rng([seed, 13, step])
             styles = [draw_style(rng) for _ in range(TEXT_ROWS)]
             labels = torch.tensor([style_labels(style) for style in styles], device=self.style_head.weight.device)
-            states, visible = self._text([_worded(rng, style) for style in styles])
+            states, visible = self._text([worded(rng, style) for style in styles])
             loss = self._style_loss(states, visible, labels)
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
@@ -312,7 +333,7 @@ def codebook_losses(logits: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def _worded(rng: np.random.Generator, style: Style) -> str:
+def worded(rng: np.random.Generator, style: Style) -> str:
     """A fresh caption, sometimes with a capital."""
     text = caption(rng, style)
     return text.capitalize() if rng.random() < 0.3 else text
@@ -329,18 +350,52 @@ def draw_windows(
 ) -> tuple[Tensor, list[str], Tensor]:
     """`rows` windows of `frames` frames (codes int64 [rows, K, frames]), freshly worded captions for them, some
     dropped, and of `labels` [N, T, 10] what there is to know of them, int64 [rows, frames, 10].
+
+    A share of TURNED goes over to another piece at a bar (`turned_to`); the caption is that of the first.
     """
     windows, texts, known = [], [], []
     for _ in range(rows):
         piece = int(rng.integers(len(codes)))
-        latest, bar = codes.shape[2] - frames, 4 * styles[piece].beat
-        is_at_bar = frames < SHORT_FRAMES or rng.random() < STARTS
-        start = bar * int(rng.integers(latest // bar + 1)) if is_at_bar else int(rng.integers(latest))
-        windows.append(codes[piece, :, start : start + frames].astype(np.int64))
-        text = _worded(rng, styles[piece])
-        texts.append("" if rng.random() < CAPTION_DROP else text)
-        known.append(labels[piece, start : start + frames].astype(np.int64))
+        bar = 4 * styles[piece].beat
+        text = "" if rng.random() < CAPTION_DROP else worded(rng, styles[piece])
+        other, bars = None, range(bar, frames - LEAST_AFTER + 1, bar)
+        if bars and rng.random() < TURNED:
+            other = turned_to(styles, piece, rng, is_told=bool(text))
+        is_at_bar = other is not None or frames < SHORT_FRAMES or rng.random() < STARTS
+        start = _start(rng, codes.shape[2] - frames, bar if is_at_bar else 1)
+        window, told = codes[piece, :, start : start + frames], labels[piece, start : start + frames]
+        if other is not None:
+            at = int(rng.choice(bars))
+            start = _start(rng, codes.shape[2] - frames + at, 4 * styles[other].beat)
+            stop = start + frames - at
+            window = np.concatenate((window[:, :at], codes[other, :, start:stop]), axis=1)
+            told = np.concatenate((told[:at], labels[other, start:stop]))
+        windows.append(window.astype(np.int64))
+        texts.append(text)
+        known.append(told.astype(np.int64))
     return torch.from_numpy(np.stack(windows)), texts, torch.from_numpy(np.stack(known))
+
+
+def _start(rng: np.random.Generator, latest: int, step: int) -> int:
+    """A frame of 0, step, 2 * step .. `latest`."""
+    return step * int(rng.integers(latest // step + 1))
+
+
+def turned_to(styles: Sequence[Style], piece: int, rng: np.random.Generator, *, is_told: bool) -> int | None:
+    """A piece that `piece` may go over to: of another tonic, and where a caption has told of them, of the same
+    instrument, tempo, drums, density and texture, or of the same but the last two where there is none; None where there
+    is none of these either.
+    """
+    own = styles[piece]
+    others = [index for index, style in enumerate(styles) if style.tonic != own.tonic]
+    if is_told:
+        others = [index for index in others if _same(own, styles[index], "instrument", "tempo", "drums")]
+        others = [index for index in others if _same(own, styles[index], "texture", "dense")] or others
+    return others[int(rng.integers(len(others)))] if others else None
+
+
+def _same(one: Style, other: Style, *fields: str) -> bool:
+    return all(getattr(one, field) == getattr(other, field) for field in fields)
 
 
 def draw_repeated(codes: np.ndarray, rng: np.random.Generator, rows: int, frames: int) -> Tensor:
@@ -400,11 +455,7 @@ def train_decoder(
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         trainer.optimiser.step()
         trainer.step += 1
-        decay = min(0.999, trainer.step / (trainer.step + 50))
-        with torch.no_grad():
-            torch._foreach_lerp_(
-                list(trainer.average.values()), [parameters[n].detach() for n in trainer.average], 1 - decay
-            )
+        trainer.follow(min(0.999, trainer.step / (trainer.step + 50)))
         told = torch.cat((losses, music_loss[None])).detach().cpu().numpy()
         running = 0.98 * running + 0.02 * told
         trainer.seconds += time.monotonic() - last
@@ -418,12 +469,12 @@ def train_decoder(
 
 
 def generation_config() -> GenerationConfig:
-    """Defaults of play: sampling under light guidance, one window of `WINDOW_FRAMES` frames."""
+    """Defaults of play: sampling without guidance, one window of `WINDOW_FRAMES` frames."""
     return GenerationConfig(
         do_sample=True,
-        temperature=1.0,
+        temperature=0.8,
         top_k=100,
-        guidance_scale=2.0,
+        guidance_scale=1.0,
         max_length=WINDOW_FRAMES,
         decoder_start_token_id=PAD,
         pad_token_id=PAD,

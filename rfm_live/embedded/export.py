@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import EncodecFeatureExtractor, MusicgenProcessor
 
 from rfm_live.embedded import DEFAULT_PROMPT
@@ -14,10 +16,14 @@ from rfm_live.embedded.decoder_training import DecoderTrainer, generation_config
 from rfm_live.engine.prompts import save_prompt_states
 from rfm_live.model.checkpoint import load_checkpoint
 
+HEAD_TEMPERATURES = (1.0, 0.8, 0.7, 0.7)
+"""What the heads of the four codebooks are divided by. What is played is drawn from the first codebook; the others only
+say how it sounds, and are better off with what is likeliest. MusicGen has one temperature for all."""
+
 
 def write_checkpoint(target: Path, codec: CodecTrainer, decoder: DecoderTrainer) -> None:
     """Replace `target` by the checkpoint: averaged weights in fp16, tokenizer, processor, the default prompt's text
-    states.
+    states. The heads are scaled for `HEAD_TEMPERATURES`.
 
     Files in `target` that this function does not make (the model card) stay.
     """
@@ -28,7 +34,7 @@ def write_checkpoint(target: Path, codec: CodecTrainer, decoder: DecoderTrainer)
     model.audio_encoder.load_state_dict(codec.export().state_dict())
     model.generation_config = generation_config()
     with decoder.averaged():
-        weights = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items()}
+        weights = {name: tensor.to(torch.float16) for name, tensor in _sharpened(model.state_dict()).items()}
         model.to("cpu").save_pretrained(fresh, state_dict=weights)
         MusicgenProcessor(
             EncodecFeatureExtractor(feature_size=1, sampling_rate=32_000), decoder.tokenizer
@@ -38,3 +44,11 @@ def write_checkpoint(target: Path, codec: CodecTrainer, decoder: DecoderTrainer)
         file.replace(target / file.name)
     fresh.rmdir()
     save_prompt_states(load_checkpoint(target), [DEFAULT_PROMPT], target)
+
+
+def _sharpened(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The decoder's weights with the heads divided by their `HEAD_TEMPERATURES`."""
+    heads = {f"decoder.lm_heads.{book}.weight": temperature for book, temperature in enumerate(HEAD_TEMPERATURES)}
+    if missing := heads.keys() - weights.keys():
+        raise KeyError(f"the decoder has no {', '.join(sorted(missing))}")
+    return {name: tensor / heads.get(name, 1.0) for name, tensor in weights.items()}

@@ -2,7 +2,8 @@
 data.
 
 Stages, each of which goes on where an earlier run stopped: render the corpus, train the codec, encode the corpus, train
-the decoder and text encoder, write the checkpoint. Needs the `train` extra, FluidSynth and the FluidR3 Mono soundfont.
+the decoder and text encoder, distil their guidance, write the checkpoint. Needs the `train` extra, FluidSynth and the
+FluidR3 Mono soundfont.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rfm_live.embedded import CHECKPOINT
 from rfm_live.embedded.codec_refinement import match_loudness, refine_decoder
 from rfm_live.embedded.codec_training import CODEBOOKS, CodecTrainer, train_codec
+from rfm_live.embedded.composer import Piece
 from rfm_live.embedded.corpus import PIECE_FRAMES, Corpus, piece, render_corpus
 from rfm_live.embedded.decoder_training import (
     DecoderTrainer,
@@ -31,10 +33,12 @@ from rfm_live.embedded.decoder_training import (
     train_decoder,
 )
 from rfm_live.embedded.export import write_checkpoint
+from rfm_live.embedded.guidance_distillation import distil_guidance
 from rfm_live.embedded.text_parts import build_tokenizer
 from rfm_live.errors import RfmError
 
 TRAINING_FILE = "training.json"
+_ROUNDING_MINUTES = 1e-3
 _console = Console()
 
 
@@ -52,6 +56,7 @@ class Recipe:
     refine_minutes: float = 28.0
     text_steps: int = 2000
     decoder_minutes: float = 60.0
+    distil_minutes: float = 60.0
 
 
 class Run:
@@ -141,11 +146,7 @@ class Run:
         the frame of codes of digital silence.
         """
         recipe, path = self.recipe, self.folder / "decoder.pt"
-        tokenizer = build_tokenizer(draw_captions(recipe.seed))
-        trainer = DecoderTrainer.create(tokenizer, recipe.seed, recipe.layers, recipe.width, recipe.filters)
-        if path.exists():
-            trainer.load(path)
-        trainer.to(self.device)
+        trainer = self._decoder_trainer(path)
         minutes = self._minutes(recipe.decoder_minutes, trainer.seconds)
         if minutes > 0:
             with _bar() as bar:
@@ -162,7 +163,7 @@ class Run:
                     trainer,
                     codes,
                     silence,
-                    [piece(recipe.seed, "train", index) for index in range(len(codes))],
+                    _pieces(recipe, codes),
                     minutes,
                     path,
                     total_minutes=recipe.decoder_minutes,
@@ -171,11 +172,56 @@ class Run:
                 )
         return trainer
 
+    def distilled(self, teacher: DecoderTrainer, codes: np.ndarray, silence: np.ndarray) -> DecoderTrainer:
+        """The decoder with its guidance told to it, for what is left of the minutes planned for that and of this run's;
+        nothing before the decoder has had all of its own.
+        """
+        recipe, path = self.recipe, self.folder / "distilled.pt"
+        if not path.exists() and recipe.decoder_minutes - teacher.seconds / 60 > _ROUNDING_MINUTES:
+            return teacher
+        student = self._decoder_trainer(path if path.exists() else self.folder / "decoder.pt")
+        minutes = self._minutes(recipe.distil_minutes, student.distilled_seconds)
+        if minutes > 0:
+            with _bar() as bar:
+                task = bar.add_task("guidance", total=None)
+
+                def report(step: int, divergences: list[float]) -> None:
+                    text = "/".join(f"{value:.2f}" for value in divergences)
+                    bar.update(task, description=f"guidance step {step}: {text} nats")
+
+                distil_guidance(
+                    student,
+                    teacher,
+                    codes,
+                    silence,
+                    _pieces(recipe, codes),
+                    minutes,
+                    path,
+                    total_minutes=recipe.distil_minutes,
+                    seed=recipe.seed,
+                    report=report,
+                )
+        return student
+
+    def _decoder_trainer(self, path: Path) -> DecoderTrainer:
+        """A decoder and text encoder as `path` has them, or fresh ones."""
+        recipe = self.recipe
+        tokenizer = build_tokenizer(draw_captions(recipe.seed))
+        trainer = DecoderTrainer.create(tokenizer, recipe.seed, recipe.layers, recipe.width, recipe.filters)
+        if path.exists():
+            trainer.load(path)
+        trainer.to(self.device)
+        return trainer
+
     def _minutes(self, planned: float, seconds: float) -> float:
         """Minutes that this run may still train a part that is planned for `planned` and has had `seconds`."""
         minutes = max(0.0, min(self.left, planned - seconds / 60))
         self.left -= minutes
         return minutes
+
+
+def _pieces(recipe: Recipe, codes: np.ndarray) -> list[Piece]:
+    return [piece(recipe.seed, "train", index) for index in range(len(codes))]
 
 
 def validate(trainer: DecoderTrainer, codes: np.ndarray, captions: list[str], frames: int = 512) -> list[float]:
@@ -199,6 +245,8 @@ def told(recipe: Recipe, codec: CodecTrainer, decoder: DecoderTrainer, losses: l
         "refined_minutes": round(codec.refined_seconds / 60, 1),
         "decoder_steps": decoder.step,
         "decoder_trained_minutes": round(decoder.seconds / 60, 1),
+        "distilled_steps": decoder.distilled_steps,
+        "distilled_minutes": round(decoder.distilled_seconds / 60, 1),
         "decoder_parameters": sum(value.numel() for value in decoder.model.decoder.parameters()),
         "held_out_loss_nats": [round(value, 4) for value in losses],
     }
@@ -230,12 +278,25 @@ def train(
     decoder_minutes: Annotated[
         float, typer.Option(help="training time of the decoder over all runs")
     ] = Recipe.decoder_minutes,
+    distil_minutes: Annotated[
+        float, typer.Option(help="time in which the trained decoder learns to play as if guided, over all runs")
+    ] = Recipe.distil_minutes,
     device: Annotated[str, typer.Option(help="torch device: cpu or cuda")] = "cpu",
 ) -> None:
     """Train the embedded checkpoint from nothing, or go on where the last run stopped, and write it."""
     torch.set_num_threads(1)
     recipe = Recipe(
-        pieces, held_out, seed, filters, layers, width, codec_minutes, refine_minutes, text_steps, decoder_minutes
+        pieces,
+        held_out,
+        seed,
+        filters,
+        layers,
+        width,
+        codec_minutes,
+        refine_minutes,
+        text_steps,
+        decoder_minutes,
+        distil_minutes,
     )
     run = Run(folder, recipe, minutes, device)
     try:
@@ -244,7 +305,8 @@ def train(
         codec = run.codec(corpus)
         codes, held_codes = run.codes(codec, corpus, "train"), run.codes(codec, held_corpus, "held_out")
         run.refine(codec, corpus)
-        decoder = run.decoder(corpus, codes, codec.silence())
+        silence = codec.silence()
+        decoder = run.distilled(run.decoder(corpus, codes, silence), codes, silence)
         losses = validate(decoder, held_codes, held_corpus.captions)
         _console.print(f"held-out loss {'/'.join(f'{value:.3f}' for value in losses)} nats at step {decoder.step}")
         write_checkpoint(target, codec, decoder)
