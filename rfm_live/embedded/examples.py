@@ -42,7 +42,7 @@ class Example:
 EXAMPLES = (
     Example("marimba", "lively marimba arpeggio with drums", 3, "note_f_sharp", 6),
     Example("strings", "slow strings, held notes, no drums", 5, "note_d", 2),
-    Example("piano", "medium tempo piano melody with drums", 8, "note_a_sharp", 10),
+    Example("piano", "medium tempo piano melody with drums", 8, "note_f", 5),
 )
 
 

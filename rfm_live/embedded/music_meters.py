@@ -117,17 +117,17 @@ def _voiced(samples: Samples) -> npt.NDArray[np.int64]:
 
 
 def stream_meters(model: MusicGen, minutes: float) -> dict[str, object]:
-    """One long unsteered stream: silence, tonality and rhythm at both ends, pitch-class spread."""
+    """One long unsteered stream: silence, tonality, rhythm and level of every minute, pitch-class spread."""
     stream = generate(model, DEFAULT_PROMPT, 1, minutes * 60)
-    ends = stream[:_MINUTE], stream[-_MINUTE:]
+    each = [stream[start : start + _MINUTE] for start in range(0, max(len(stream) - _MINUTE, 0) + 1, _MINUTE)]
     voiced = _voiced(stream)
     shares = np.bincount(voiced, minlength=12) / max(1, len(voiced))
     return {
         "minutes": minutes,
         "longest_silence_seconds": round(longest_silence_seconds(stream), 2),
-        "tonal_clarity_first_and_last_minute": [round(tonal_clarity(end), 3) for end in ends],
-        "onset_regularity_first_and_last_minute": [round(onset_regularity(end), 3) for end in ends],
-        "level_db_first_and_last_minute": [round(float(np.median(frame_levels_db(end))), 1) for end in ends],
+        "tonal_clarity_by_minute": [round(tonal_clarity(one), 3) for one in each],
+        "onset_regularity_by_minute": [round(onset_regularity(one), 3) for one in each],
+        "level_db_by_minute": [round(float(np.median(frame_levels_db(one))), 1) for one in each],
         "largest_pitch_class_share": round(float(shares.max()), 3),
         "peak": round(float(np.abs(stream).max()), 3),
         "chroma_entropy_bits": round(_entropy(chroma(stream).sum(axis=1)), 2),
