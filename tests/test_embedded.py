@@ -148,8 +148,10 @@ def test_the_last_minutes_of_a_stream_measure_like_the_first() -> None:
     for meter in ("tonal_clarity", "onset_regularity"):
         first, last = ends(stream[f"{meter}_by_minute"])
         assert 0.8 * first <= last <= 1.25 * first
-    first_db, last_db = ends(stream["level_db_by_minute"])
-    assert abs(last_db - first_db) <= 3.0
+    levels_db, clarity = stream["level_db_by_minute"], stream["tonal_clarity_by_minute"]
+    for first_db, last_db in (ends(levels_db), (levels_db[0], levels_db[-1])):
+        assert abs(last_db - first_db) <= 3.0
+    assert 0.8 * clarity[0] <= clarity[-1] <= 1.25 * clarity[0]
 
 
 def ends(by_minute: list[float]) -> tuple[float, float]:

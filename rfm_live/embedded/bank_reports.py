@@ -173,14 +173,14 @@ def _scores(bank: ConceptBank) -> list[str]:
     return rows
 
 
-def pair_report(pairs: Sequence[Pair], sha256: str) -> str:
+def pair_report(pairs: Sequence[Pair], sha256: str, command: str) -> str:
     """What pairs of knobs do together, with their bars."""
     shares = [share.value for pair in pairs for share in pair.kept if share is not None]
     kept, within = sum(share >= KEPT for share in shares), sum(pair.times_drift <= MOST_DRIFT for pair in pairs)
     lines = [
         "# Two knobs of the embedded banks at once",
         "",
-        f"Made by `python -m rfm_live.embedded.banks` for the checkpoint with sha256 {sha256[:12]}. Both knobs are "
+        f"Made by `{command}` for the checkpoint with sha256 {sha256[:12]}. Both knobs are "
         "at 1; a share is that of the concept's single effect, drift is fd_hidden over the larger single one.",
         "",
         f"- {kept} of {len(shares)} effects keep {KEPT:.0%} or more of what they are alone",

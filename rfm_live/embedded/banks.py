@@ -90,12 +90,12 @@ def make_banks(
     for name in names:
         bank, curves = _made(model, listener, teaching, found, name)
         save_bank(bank, _file(target, name))
-        _write_report(target, name, bank, curves)
+        _write_report(target, name, bank, curves, _options(teaching, listening))
     decoder = model.config.decoder
     files = [_file(target, name) for name in concept_sets()]
     whole = merged([load_bank(file, decoder.layers, decoder.width, model.sha256) for file in files if file.is_file()])
     save_bank(whole, target / WHOLE)
-    _pair_report(listener, whole, target)
+    _pair_report(listener, whole, target, _options(teaching, listening))
 
 
 def _made(
@@ -113,19 +113,26 @@ def _file(target: Path, name: str) -> Path:
     return target / f"embedded_{name}.safetensors"
 
 
-def _write_report(target: Path, name: str, bank: ConceptBank, curves: list[Curve]) -> None:
-    command = f"python -m rfm_live.embedded.banks {name}"
+def _options(teaching: Teaching, listening: Listening) -> str:
+    """How to make the same bank again, on the command line."""
+    heard = f"--seeds {listening.seeds} --few {listening.few} --seconds {listening.heard_seconds:g}"
+    return f"--turns {teaching.turns} {heard} --lessons {listening.lessons}"
+
+
+def _write_report(target: Path, name: str, bank: ConceptBank, curves: list[Curve], options: str) -> None:
+    command = f"python -m rfm_live.embedded.banks {name} {options}"
     _file(target, name).with_suffix(".md").write_text(report(name, bank, curves, command), encoding="utf-8")
     picture(name, curves).draw(_file(target, name).with_suffix(".png"))
 
 
-def _pair_report(listener: Listener, bank: ConceptBank, target: Path) -> None:
+def _pair_report(listener: Listener, bank: ConceptBank, target: Path, options: str) -> None:
     """Listen to the pairs of knobs that the bank has, and write their report."""
     wanted = [pair for pair in PAIRS if set(pair) <= set(bank.names)]
     if wanted:
         with stage("pairs"):
             pairs = listener.pairs(bank, wanted)
-        (target / "embedded_pairs.md").write_text(pair_report(pairs, bank.checkpoint_sha256), encoding="utf-8")
+        command = f"python -m rfm_live.embedded.banks {options}"
+        (target / "embedded_pairs.md").write_text(pair_report(pairs, bank.checkpoint_sha256, command), encoding="utf-8")
 
 
 def main(
