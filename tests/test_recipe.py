@@ -15,10 +15,9 @@ from rfm_live.embedded.codec_refinement import match_loudness
 from rfm_live.embedded.codec_training import CODEBOOKS, ENTRIES, CodecTrainer
 from rfm_live.embedded.composer import BASS, INSTRUMENTS, PITCH_CLASSES, compose, note_study
 from rfm_live.embedded.corpus import piece, render_corpus
-from rfm_live.embedded.decoder_training import (
+from rfm_live.embedded.decoder_lessons import (
     PAD,
-    DecoderTrainer,
-    codebook_losses,
+    Lessons,
     delayed_columns,
     draw_captions,
     draw_repeated,
@@ -26,6 +25,7 @@ from rfm_live.embedded.decoder_training import (
     music_labels,
     style_labels,
 )
+from rfm_live.embedded.decoder_training import DecoderTrainer, codebook_losses
 from rfm_live.embedded.guidance_distillation import (
     GUIDANCE,
     distil_guidance,
@@ -199,7 +199,7 @@ def test_an_unguided_decoder_learns_to_play_as_if_guided(tmp_path: Path, monkeyp
     text = student.model.text_encoder.encoder.embed_tokens.weight.detach().clone()
     for _ in range(2):
         distil_guidance(
-            student, teacher, codes, np.zeros(4, np.int64), pieces, 0.06, tmp_path / "distilled.pt",
+            student, teacher, Lessons(codes, pieces, np.zeros(4, np.int64)), 0.06, tmp_path / "distilled.pt",
             total_minutes=1.0, seed=0, report=lambda step, values: None,
         )  # fmt: skip
     assert apart() < 0.85 * first

@@ -1,9 +1,7 @@
 """Training of the embedded decoder and text encoder on the codec's codes. Used by the recipe only.
 
 The network is transformers' `MusicgenForConditionalGeneration`, so the result is a true checkpoint by construction.
-Every example is a window of a piece behind a BOS column and in the delay pattern, exactly as in generation. Captions
-are dropped for `CAPTION_DROP` of the examples by setting their text states to zero, as guidance and prompt-free play
-need.
+It learns from `decoder_lessons`; a caption that is dropped has text states of zero.
 
 Two heads, which only the training has, tell what the next code alone teaches slowly: styles, off the text states; and
 style, tonic, mode, place in the bar and onsets, off the hidden states behind half of the blocks. What lies there as a
@@ -31,69 +29,29 @@ from transformers import (
 )
 
 from rfm_live.embedded.codec_training import CODEBOOKS, ENTRIES, codec_config, move_state
-from rfm_live.embedded.composer import (
-    BEAT_FRAMES,
-    INSTRUMENTS,
-    SCALES,
-    TEMPO_WORDS,
-    TEXTURES,
-    Piece,
-    Style,
-    caption,
-    draw_style,
-)
+from rfm_live.embedded.composer import draw_style
 from rfm_live.embedded.copying_heads import LEAST_WIDTH, begin_copying_heads
-from rfm_live.embedded.disturbances import OWN, disturb, draw_own, hold
+from rfm_live.embedded.decoder_lessons import (
+    MUSIC_SIZES,
+    PAD,
+    REPEATED,
+    STYLE_SIZES,
+    WINDOW_FRAMES,
+    Lessons,
+    draw_repeated,
+    style_labels,
+    worded,
+)
+from rfm_live.embedded.disturbances import OWN, draw_own
 from rfm_live.embedded.text_parts import text_config
 
-CAPTION_DROP = 0.15
-PAD = ENTRIES
-WINDOW_FRAMES = 1024
-"""Longest window that the training has seen; written to generation_config.max_length, which the engine reads."""
 DROPOUT = 0.1
 CODEBOOK_WEIGHT = (2.5, 1.0, 0.7, 0.5)
 """What is played when stands in the first codebook."""
-SHAPES = ((32, 16), (16, 32), (8, 64), (4, 128), (2, 256), (1, 512), (1, WINDOW_FRAMES))
-SHARES = (0.1, 0.15, 0.2, 0.15, 0.15, 0.12, 0.13)
-"""Shares of the shapes (rows, frames) of a step. Only the first frames of a window need the caption, later ones hear
-what is played: short windows teach the text, long ones hold repetitions."""
-STARTS, SHORT_FRAMES = 0.75, 256
-"""Share of the windows of SHORT_FRAMES or more that begin with a bar, as play does; shorter ones all do. Only then do
-position and tempo tell when the next onset is due; without that, what has begun is held for ever."""
-TURNED, LEAST_AFTER = 0.3, 40
-"""Share of the windows that go over to another piece at a bar, where that leaves it as many frames. Without turns a
-model holds to the tonic that it has heard, against any push."""
-REPEATED = 0.15
-"""Share of the steps, at most, whose windows repeat one short stretch of a piece, which is found by copying alone; it
-falls to nothing in the first half of the training."""
 STYLE_WEIGHT = 0.2
-TOKENIZER_CAPTIONS = 3000
 TEXT_ROWS = 64
 """Captions per step in which the text encoder alone learns to tell styles."""
-_STYLE_SIZES = (len(INSTRUMENTS), len(TEMPO_WORDS), len(TEXTURES), 2, 2)
-_LONGEST_SIXTEENTH = max(max(beats) for beats in BEAT_FRAMES.values()) // 4
-_MUSIC_SIZES = (*_STYLE_SIZES, 12, len(SCALES), 16, _LONGEST_SIXTEENTH, 2)
 _MUSIC_WEIGHTS = (0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.05, 0.3, 0.5, 1.0)
-
-
-def style_labels(style: Style) -> tuple[int, ...]:
-    """What a caption may say of a style, as class numbers: instrument, tempo, texture, density, drums."""
-    names = [instrument.name for instrument in INSTRUMENTS]
-    tempo, texture = list(TEMPO_WORDS).index(style.tempo), TEXTURES.index(style.texture)
-    return names.index(style.instrument.name), tempo, texture, int(style.dense), int(style.drums)
-
-
-def music_labels(item: Piece) -> np.ndarray:
-    """What the decoder's middle should know at every frame of a piece, as class numbers int8 [frames, 10]: the style,
-    tonic and mode, which sixteenth of the bar it is, how many frames are left of that, and whether a note begins.
-    """
-    style = item.style
-    labels = np.zeros((item.frames, len(_MUSIC_SIZES)), np.int8)
-    labels[:, :7] = (*style_labels(style), style.tonic, list(SCALES).index(style.mode))
-    sixteenth, passed = np.divmod(np.arange(item.frames) % (4 * style.beat), style.beat // 4)
-    labels[:, 7], labels[:, 8] = sixteenth, style.beat // 4 - 1 - passed
-    labels[[note.start for note in item.notes], 9] = 1
-    return labels
 
 
 def musicgen_config(vocabulary: int, layers: int, width: int, filters: int) -> MusicgenConfig:
@@ -116,17 +74,6 @@ def musicgen_config(vocabulary: int, layers: int, width: int, filters: int) -> M
     )
     text, audio = text_config(vocabulary), codec_config(filters)
     return MusicgenConfig(text_encoder=text.to_dict(), audio_encoder=audio.to_dict(), decoder=decoder.to_dict())
-
-
-def delayed_columns(codes: Tensor) -> Tensor:
-    """`codes` [B, K, T] -> columns [B, K, T + 1]: BOS, then column s with frame s - 1 - k of codebook k, PAD before the
-    start.
-    """
-    rows, _, frames = codes.shape
-    columns = codes.new_full((rows, CODEBOOKS, frames + 1), PAD)
-    for k in range(CODEBOOKS):
-        columns[:, k, 1 + k :] = codes[:, k, : frames - k]
-    return columns
 
 
 @dataclass
@@ -155,7 +102,7 @@ class DecoderTrainer:
         named = {n: p for n, p in model.named_parameters() if not n.startswith("audio_encoder.")}
         matrices = [p for p in named.values() if p.ndim >= 2]
         vectors = [p for p in named.values() if p.ndim < 2]
-        style_head, music_head = (torch.nn.Linear(width, sum(sizes)) for sizes in (_STYLE_SIZES, _MUSIC_SIZES))
+        style_head, music_head = (torch.nn.Linear(width, sum(sizes)) for sizes in (STYLE_SIZES, MUSIC_SIZES))
         groups = [
             {"params": matrices, "weight_decay": 0.05},
             {"params": vectors, "weight_decay": 0.0},
@@ -251,11 +198,11 @@ class DecoderTrainer:
         states, visible = self._text(captions)
         logits, middle = self._read(heard[..., :-1], states, visible)
         per_codebook = codebook_losses(logits, columns[..., 1:])
-        music_loss = _label_loss(self.music_head(middle), music, _MUSIC_SIZES, _MUSIC_WEIGHTS)
+        music_loss = _label_loss(self.music_head(middle), music, MUSIC_SIZES, _MUSIC_WEIGHTS)
         told = torch.tensor([bool(text) for text in captions], device=columns.device)
         if not bool(told.any()):
             return per_codebook, per_codebook.new_zeros(()), music_loss
-        styles = music[told, 0, : len(_STYLE_SIZES)]
+        styles = music[told, 0, : len(STYLE_SIZES)]
         return per_codebook, self._style_loss(states[told], visible[told], styles), music_loss
 
     def teach_text(self, steps: int, seed: int) -> float:
@@ -281,7 +228,7 @@ class DecoderTrainer:
     def _style_loss(self, states: Tensor, visible: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in nats of the head on the mean of the states; what a caption's mask hides is zero."""
         mean = states.sum(1) / visible.sum(1, keepdim=True)  # [B, D]
-        return _label_loss(self.style_head(mean), labels, _STYLE_SIZES, [1 / len(_STYLE_SIZES)] * len(_STYLE_SIZES))
+        return _label_loss(self.style_head(mean), labels, STYLE_SIZES, [1 / len(STYLE_SIZES)] * len(STYLE_SIZES))
 
     def _text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Projected text states [B, S, D], zero where there is no token, and the mask [B, S] of what to look at."""
@@ -333,88 +280,9 @@ def codebook_losses(logits: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def worded(rng: np.random.Generator, style: Style) -> str:
-    """A fresh caption, sometimes with a capital."""
-    text = caption(rng, style)
-    return text.capitalize() if rng.random() < 0.3 else text
-
-
-def draw_captions(seed: int, count: int = TOKENIZER_CAPTIONS) -> list[str]:
-    """Captions of so many styles, for the tokenizer: it depends on words, not on how many pieces there are."""
-    drawn = (np.random.default_rng([seed, 19, index]) for index in range(count))
-    return [caption(rng, draw_style(rng)) for rng in drawn]
-
-
-def draw_windows(
-    codes: np.ndarray, styles: Sequence[Style], labels: np.ndarray, rng: np.random.Generator, rows: int, frames: int
-) -> tuple[Tensor, list[str], Tensor]:
-    """`rows` windows of `frames` frames (codes int64 [rows, K, frames]), freshly worded captions for them, some
-    dropped, and of `labels` [N, T, 10] what there is to know of them, int64 [rows, frames, 10].
-
-    A share of TURNED goes over to another piece at a bar (`turned_to`); the caption is that of the first.
-    """
-    windows, texts, known = [], [], []
-    for _ in range(rows):
-        piece = int(rng.integers(len(codes)))
-        bar = 4 * styles[piece].beat
-        text = "" if rng.random() < CAPTION_DROP else worded(rng, styles[piece])
-        other, bars = None, range(bar, frames - LEAST_AFTER + 1, bar)
-        if bars and rng.random() < TURNED:
-            other = turned_to(styles, piece, rng, is_told=bool(text))
-        is_at_bar = other is not None or frames < SHORT_FRAMES or rng.random() < STARTS
-        start = _start(rng, codes.shape[2] - frames, bar if is_at_bar else 1)
-        window, told = codes[piece, :, start : start + frames], labels[piece, start : start + frames]
-        if other is not None:
-            at = int(rng.choice(bars))
-            start = _start(rng, codes.shape[2] - frames + at, 4 * styles[other].beat)
-            stop = start + frames - at
-            window = np.concatenate((window[:, :at], codes[other, :, start:stop]), axis=1)
-            told = np.concatenate((told[:at], labels[other, start:stop]))
-        windows.append(window.astype(np.int64))
-        texts.append(text)
-        known.append(told.astype(np.int64))
-    return torch.from_numpy(np.stack(windows)), texts, torch.from_numpy(np.stack(known))
-
-
-def _start(rng: np.random.Generator, latest: int, step: int) -> int:
-    """A frame of 0, step, 2 * step .. `latest`."""
-    return step * int(rng.integers(latest // step + 1))
-
-
-def turned_to(styles: Sequence[Style], piece: int, rng: np.random.Generator, *, is_told: bool) -> int | None:
-    """A piece that `piece` may go over to: of another tonic, and where a caption has told of them, of the same
-    instrument, tempo, drums, density and texture, or of the same but the last two where there is none; None where there
-    is none of these either.
-    """
-    own = styles[piece]
-    others = [index for index, style in enumerate(styles) if style.tonic != own.tonic]
-    if is_told:
-        others = [index for index in others if _same(own, styles[index], "instrument", "tempo", "drums")]
-        others = [index for index in others if _same(own, styles[index], "texture", "dense")] or others
-    return others[int(rng.integers(len(others)))] if others else None
-
-
-def _same(one: Style, other: Style, *fields: str) -> bool:
-    return all(getattr(one, field) == getattr(other, field) for field in fields)
-
-
-def draw_repeated(codes: np.ndarray, rng: np.random.Generator, rows: int, frames: int) -> Tensor:
-    """`rows` windows int64 [rows, K, frames], each one stretch of 8 frames to half a window, over and over."""
-    windows = []
-    for _ in range(rows):
-        stretch = int(rng.integers(8, max(frames // 2, 9)))
-        start = int(rng.integers(codes.shape[2] - stretch))
-        once = codes[int(rng.integers(len(codes))), :, start : start + stretch].astype(np.int64)
-        begin = int(rng.integers(stretch))
-        windows.append(np.tile(once, (1, frames // stretch + 2))[:, begin : begin + frames])
-    return torch.from_numpy(np.stack(windows))
-
-
 def train_decoder(
     trainer: DecoderTrainer,
-    codes: np.ndarray,
-    silence: np.ndarray,
-    pieces: Sequence[Piece],
+    lessons: Lessons,
     minutes: float,
     path: Path,
     *,
@@ -422,13 +290,10 @@ def train_decoder(
     seed: int,
     report: Callable[[int, list[float], float], None],
 ) -> None:
-    """Train for `minutes` of wall time on `codes` [N, K, T] of `pieces`, saving to `path` every minute.
-
-    `silence` [K] is the frame of codes of digital silence. The rate falls with the share of `total_minutes`.
-    `report(step, losses, music_loss)` hears running means in nats.
+    """Train for `minutes` of wall time, saving to `path` every minute. The rate falls with the share of
+    `total_minutes`. `report(step, losses, music_loss)` hears running means in nats.
     """
     device = next(trainer.model.parameters()).device
-    styles, known = [item.style for item in pieces], np.stack([music_labels(item) for item in pieces])
     weight = torch.tensor(CODEBOOK_WEIGHT, device=device) / sum(CODEBOOK_WEIGHT)
     parameters = {n: p for n, p in trainer.model.named_parameters() if n in trainer.average}
     running = np.zeros(CODEBOOKS + 1)
@@ -439,13 +304,11 @@ def train_decoder(
         for group in trainer.optimiser.param_groups:
             group["lr"] = rate
         rng = np.random.default_rng([seed, 11, trainer.step])
-        rows, frames = SHAPES[int(rng.choice(len(SHAPES), p=SHARES))]
-        window, texts, labels = draw_windows(codes, styles, known, rng, rows, frames)
+        window, texts, labels = lessons.windows(rng)
         is_piece = rng.random() >= REPEATED * (1 - 2 * share)
         if not is_piece:
-            window, texts = draw_repeated(codes, rng, rows, frames), [""] * rows
-        disturbed = hold(disturb(window, rng), silence, rng)
-        columns, heard = (delayed_columns(part.to(device)) for part in (window, disturbed))
+            window, texts = draw_repeated(lessons.codes, rng, len(window), window.shape[2]), [""] * len(window)
+        columns, heard = lessons.columns(window, rng, device)
         if rng.random() < OWN:
             heard = draw_own(heard, trainer.listened(heard[..., :-1], texts), rng)
         losses, style_loss, music_loss = trainer.losses(columns, heard, texts, labels.to(device))

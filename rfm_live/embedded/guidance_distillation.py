@@ -18,18 +18,10 @@ import torch
 from torch import Tensor
 
 from rfm_live.embedded.codec_training import CODEBOOKS
-from rfm_live.embedded.composer import Piece, Style
-from rfm_live.embedded.decoder_training import (
-    PAD,
-    SHAPES,
-    SHARES,
-    DecoderTrainer,
-    delayed_columns,
-    draw_windows,
-    music_labels,
-    worded,
-)
-from rfm_live.embedded.disturbances import OWN, disturb, draw_own, hold
+from rfm_live.embedded.composer import Style
+from rfm_live.embedded.decoder_lessons import PAD, Lessons, worded
+from rfm_live.embedded.decoder_training import DecoderTrainer
+from rfm_live.embedded.disturbances import OWN, draw_own
 
 GUIDANCE = 2.0
 OTHER_CAPTION = 0.35
@@ -63,9 +55,7 @@ def divergences(wanted: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
 def distil_guidance(
     student: DecoderTrainer,
     teacher: DecoderTrainer,
-    codes: np.ndarray,
-    silence: np.ndarray,
-    pieces: Sequence[Piece],
+    lessons: Lessons,
     minutes: float,
     path: Path,
     *,
@@ -73,13 +63,12 @@ def distil_guidance(
     seed: int,
     report: Callable[[int, list[float]], None],
 ) -> None:
-    """Train `student` for `minutes` of wall time on windows of `codes` [N, K, T] of `pieces`, saving to `path` every
-    minute. It begins at its averaged weights, and the teacher's average teaches; the text encoder stays as it is.
+    """Train `student` for `minutes` of wall time, saving to `path` every minute. It begins at its averaged weights, and
+    the average of `teacher` teaches; the text encoder stays as it is.
 
-    `silence` [K] is the frame of codes of digital silence. The rate falls with the share of `total_minutes`; the
-    optimiser's moments begin anew with every call. `report(step, divergences)` hears running means in nats.
+    The rate falls with the share of `total_minutes`; the optimiser's moments begin anew with every call.
+    `report(step, divergences)` hears running means in nats.
     """
-    styles, known = [item.style for item in pieces], np.stack([music_labels(item) for item in pieces])
     parameters = {name: p for name, p in student.model.named_parameters() if name in student.average}
     learning = [p for name, p in parameters.items() if not name.startswith(("text_encoder", "enc_to_dec"))]
     optimiser = torch.optim.AdamW(learning, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
@@ -94,12 +83,9 @@ def distil_guidance(
             warmth = min(1.0, (student.distilled_steps - first + 1) / WARM_UP_STEPS)
             optimiser.param_groups[0]["lr"] = RATE * warmth * (1.02 - share)
             rng = np.random.default_rng([seed, 17, student.distilled_steps])
-            rows, frames = SHAPES[int(rng.choice(len(SHAPES), p=SHARES))]
-            window, captions, _ = draw_windows(codes, styles, known, rng, rows, frames)
-            captions = with_other_captions(captions, styles, rng)
-            columns, heard = (
-                delayed_columns(part.to(weight.device)) for part in (window, hold(disturb(window, rng), silence, rng))
-            )
+            window, captions, _ = lessons.windows(rng)
+            captions = with_other_captions(captions, lessons.styles, rng)
+            columns, heard = lessons.columns(window, rng, weight.device)
             if rng.random() < OWN:
                 heard = draw_own(heard, student.listened(heard[..., :-1], captions), rng)
             wanted = guided_logits(teacher, heard[..., :-1], captions)

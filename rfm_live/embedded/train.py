@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,15 +25,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rfm_live.embedded import CHECKPOINT
 from rfm_live.embedded.codec_refinement import match_loudness, refine_decoder
 from rfm_live.embedded.codec_training import CODEBOOKS, CodecTrainer, train_codec
-from rfm_live.embedded.composer import Piece
 from rfm_live.embedded.corpus import PIECE_FRAMES, Corpus, piece, render_corpus
-from rfm_live.embedded.decoder_training import (
-    DecoderTrainer,
-    codebook_losses,
-    delayed_columns,
-    draw_captions,
-    train_decoder,
-)
+from rfm_live.embedded.decoder_lessons import Lessons, delayed_columns, draw_captions
+from rfm_live.embedded.decoder_training import DecoderTrainer, codebook_losses, train_decoder
 from rfm_live.embedded.export import write_checkpoint
 from rfm_live.embedded.guidance_distillation import distil_guidance
 from rfm_live.embedded.text_parts import build_tokenizer
@@ -84,13 +80,7 @@ class Run:
         trainer.to(self.device)
         minutes = self._minutes(self.recipe.codec_minutes, trainer.seconds)
         if not (self.folder / "train.codes.npy").exists() and minutes > 0:
-            with _bar() as bar:
-                task = bar.add_task("codec", total=None)
-
-                def report(step: int, losses: dict[str, float]) -> None:
-                    text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-                    bar.update(task, description=f"codec step {step}: {text}")
-
+            with _progress("codec") as tell:
                 train_codec(
                     trainer,
                     corpus.samples,
@@ -98,7 +88,7 @@ class Run:
                     path,
                     total_minutes=self.recipe.codec_minutes,
                     seed=self.recipe.seed,
-                    report=report,
+                    report=lambda step, losses: tell(step, _named(losses)),
                 )
         return trainer
 
@@ -108,13 +98,7 @@ class Run:
         """
         minutes = self._minutes(self.recipe.refine_minutes, trainer.refined_seconds)
         if minutes > 0:
-            with _bar() as bar:
-                task = bar.add_task("codec's decoder", total=None)
-
-                def report(step: int, losses: dict[str, float]) -> None:
-                    text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-                    bar.update(task, description=f"codec's decoder step {step}: {text}")
-
+            with _progress("codec's decoder") as tell:
                 refine_decoder(
                     trainer,
                     corpus.samples,
@@ -122,7 +106,7 @@ class Run:
                     self.folder / "codec.pt",
                     total_minutes=self.recipe.refine_minutes,
                     seed=self.recipe.seed,
-                    report=report,
+                    report=lambda step, losses: tell(step, _named(losses)),
                 )
         match_loudness(trainer, corpus.samples, self.recipe.seed)
 
@@ -141,38 +125,28 @@ class Run:
             np.save(path, codes)
         return codes
 
-    def decoder(self, corpus: Corpus, codes: np.ndarray, silence: np.ndarray) -> DecoderTrainer:
-        """The decoder and text encoder, trained for what is left of their minutes and of this run's; `silence` [K] is
-        the frame of codes of digital silence.
-        """
+    def decoder(self, lessons: Lessons) -> DecoderTrainer:
+        """The decoder and text encoder, trained for what is left of their minutes and of this run's."""
         recipe, path = self.recipe, self.folder / "decoder.pt"
         trainer = self._decoder_trainer(path)
         minutes = self._minutes(recipe.decoder_minutes, trainer.seconds)
+        if minutes > 0 and trainer.step == 0:
+            with _progress("text encoder"):
+                trainer.teach_text(recipe.text_steps, recipe.seed)
         if minutes > 0:
-            with _bar() as bar:
-                task = bar.add_task("decoder", total=None)
-                if trainer.step == 0:
-                    bar.update(task, description="text encoder")
-                    trainer.teach_text(recipe.text_steps, recipe.seed)
-
-                def report(step: int, losses: list[float], music_loss: float) -> None:
-                    text = "/".join(f"{value:.2f}" for value in losses)
-                    bar.update(task, description=f"decoder step {step}: {text} nats, music {music_loss:.2f}")
-
+            with _progress("decoder") as tell:
                 train_decoder(
                     trainer,
-                    codes,
-                    silence,
-                    _pieces(recipe, codes),
+                    lessons,
                     minutes,
                     path,
                     total_minutes=recipe.decoder_minutes,
                     seed=recipe.seed,
-                    report=report,
+                    report=lambda step, losses, music_loss: tell(step, f"{_nats(losses)}, music {music_loss:.2f}"),
                 )
         return trainer
 
-    def distilled(self, teacher: DecoderTrainer, codes: np.ndarray, silence: np.ndarray) -> DecoderTrainer:
+    def distilled(self, teacher: DecoderTrainer, lessons: Lessons) -> DecoderTrainer:
         """The decoder with its guidance told to it, for what is left of the minutes planned for that and of this run's;
         nothing before the decoder has had all of its own.
         """
@@ -182,24 +156,16 @@ class Run:
         student = self._decoder_trainer(path if path.exists() else self.folder / "decoder.pt")
         minutes = self._minutes(recipe.distil_minutes, student.distilled_seconds)
         if minutes > 0:
-            with _bar() as bar:
-                task = bar.add_task("guidance", total=None)
-
-                def report(step: int, divergences: list[float]) -> None:
-                    text = "/".join(f"{value:.2f}" for value in divergences)
-                    bar.update(task, description=f"guidance step {step}: {text} nats")
-
+            with _progress("guidance") as tell:
                 distil_guidance(
                     student,
                     teacher,
-                    codes,
-                    silence,
-                    _pieces(recipe, codes),
+                    lessons,
                     minutes,
                     path,
                     total_minutes=recipe.distil_minutes,
                     seed=recipe.seed,
-                    report=report,
+                    report=lambda step, divergences: tell(step, _nats(divergences)),
                 )
         return student
 
@@ -218,10 +184,6 @@ class Run:
         minutes = max(0.0, min(self.left, planned - seconds / 60))
         self.left -= minutes
         return minutes
-
-
-def _pieces(recipe: Recipe, codes: np.ndarray) -> list[Piece]:
-    return [piece(recipe.seed, "train", index) for index in range(len(codes))]
 
 
 def validate(trainer: DecoderTrainer, codes: np.ndarray, captions: list[str], frames: int = 512) -> list[float]:
@@ -250,6 +212,22 @@ def told(recipe: Recipe, codec: CodecTrainer, decoder: DecoderTrainer, losses: l
         "decoder_parameters": sum(value.numel() for value in decoder.model.decoder.parameters()),
         "held_out_loss_nats": [round(value, 4) for value in losses],
     }
+
+
+@contextmanager
+def _progress(part: str) -> Iterator[Callable[[int, str], None]]:
+    """A bar for a part of the training, and what tells its step there."""
+    with _bar() as bar:
+        task = bar.add_task(part, total=None)
+        yield lambda step, text: bar.update(task, description=f"{part} step {step}: {text}")
+
+
+def _named(losses: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+
+
+def _nats(values: Sequence[float]) -> str:
+    return "/".join(f"{value:.2f}" for value in values) + " nats"
 
 
 def _bar() -> Progress:
@@ -305,8 +283,9 @@ def train(
         codec = run.codec(corpus)
         codes, held_codes = run.codes(codec, corpus, "train"), run.codes(codec, held_corpus, "held_out")
         run.refine(codec, corpus)
-        silence = codec.silence()
-        decoder = run.distilled(run.decoder(corpus, codes, silence), codes, silence)
+        written = [piece(recipe.seed, "train", index) for index in range(len(codes))]
+        lessons = Lessons(codes, written, codec.silence())
+        decoder = run.distilled(run.decoder(lessons), lessons)
         losses = validate(decoder, held_codes, held_corpus.captions)
         _console.print(f"held-out loss {'/'.join(f'{value:.3f}' for value in losses)} nats at step {decoder.step}")
         write_checkpoint(target, codec, decoder)
