@@ -1,11 +1,15 @@
 """Pieces played together: each is what the engine plays alone."""
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from rfm_live.experiments.conditions import Condition, Settings, Studio, turned
 from rfm_live.experiments.ensemble import Ensemble
-from rfm_live.model.checkpoint import MusicGen
+from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from tests.experimenting import tiny_bank
 
 
@@ -24,9 +28,16 @@ CONDITIONS = [
 ]
 
 
-def test_a_piece_sounds_as_the_engine_plays_it_whoever_plays_beside_it(tiny_model: MusicGen) -> None:
-    bank = tiny_bank(tiny_model)
-    studio, ensemble = Studio(tiny_model, bank, cache=None), Ensemble(tiny_model, bank, voices=3)  # type: ignore[arg-type]
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_a_piece_sounds_as_the_engine_plays_it_whoever_plays_beside_it(
+    tiny_path: Path, tmp_path: Path, guidance: float
+) -> None:
+    folder = shutil.copytree(tiny_path, tmp_path / "checkpoint")
+    wishes = folder / "generation_config.json"
+    wishes.write_text(json.dumps(json.loads(wishes.read_text()) | {"guidance_scale": guidance}))
+    model = load_checkpoint(folder)
+    bank = tiny_bank(model)
+    studio, ensemble = Studio(model, bank, cache=None), Ensemble(model, bank, voices=3)  # type: ignore[arg-type]
     assert all(ensemble.can_play(one) for one in CONDITIONS)
     heard = dict(ensemble.samples(CONDITIONS))
     for one in CONDITIONS:

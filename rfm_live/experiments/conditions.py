@@ -27,7 +27,7 @@ from rfm_live.experiments.ensemble import Ensemble
 from rfm_live.model.checkpoint import MusicGen
 from rfm_live.steering.bank import ConceptBank
 
-FORMAT = 2
+FORMAT = 3
 """To be raised when the same condition begins to sound or to be read another way."""
 
 Setting = tuple[str, float | str]

@@ -4,7 +4,7 @@ At the embedded checkpoint's size a step costs its calls rather than its arithme
 a quarter of the time that they take one after the other. What a piece sounds like does not depend on its neighbours: it
 has its own plan, its own draws and its own row, and equals the engine's but for the rounding of a wider product.
 
-Shapes: N pieces, L layers, D width, K codebooks; the decoder's rows are N with text, then N without.
+Shapes: N pieces, L layers, D width, K codebooks; the decoder's R rows are N with text and, under guidance, N without.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class Ensemble:
         self._is_on_cpu = model.decoder.embedding.weight.device.type == "cpu"
         self._directions = torch.from_numpy(bank.directions).float()  # [C, L, D]
         self._overall = SteeringPlan(bank).overall_fields.keys()
+        self._sides = 1 if self._settings.sampling.guidance == 1.0 else 2
         self._begun: dict[Lead, _Begun] = {}
         if model.decoder.precision is None:
             model.decoder.prepare()
@@ -78,8 +79,8 @@ class Ensemble:
         )
         is_push = all(address.rsplit("/", 1)[-1] not in _NOT_PUSHES for address, _ in condition.settings)
         is_causal = self._sound.lookahead_samples == 0 and self._sound.start_frames == 1
-        has_rows = bool(condition.prompt.strip()) and self._settings.sampling.guidance != 1.0
-        return has_rows and fits and is_known and is_push and is_causal and self._is_on_cpu
+        has_text = bool(condition.prompt.strip())
+        return has_text and fits and is_known and is_push and is_causal and self._is_on_cpu
 
     def samples(self, conditions: Sequence[Condition]) -> Iterator[tuple[Condition, Samples]]:
         """Play conditions that `can_play` allows: each with its float32 [heard_seconds * rate], those of equal lengths
@@ -102,11 +103,11 @@ class Ensemble:
         codebooks, pad = self._model.config.decoder.codebooks, self._model.config.decoder.pad_id
         first = np.full((len(missing), 1, codebooks), pad, np.int64)  # [N, 1, K]
         steps = self._frames(missing[0][2]) + codebooks - 1
-        cache = self._model.decoder.new_cache(2 * len(missing), steps)
+        cache = self._model.decoder.new_cache(self._sides * len(missing), steps)
         cross = self._cross([prompt for prompt, _, _ in missing])
         columns = self._step(first, steps, cache, cross, [seed for _, seed, _ in missing], None)
         for place, lead in enumerate(missing):
-            rows = [place, len(missing) + place]
+            rows = self._rows(place, len(missing))
             decoder, gain, _ = self._sounded(self._silence, 1.0, columns[place], 0)
             self._begun[lead] = _Begun(cache.kv[:, :, rows].clone(), columns[place], decoder, gain)
 
@@ -115,9 +116,9 @@ class Ensemble:
         before = len(begun[0].columns) - 1
         first = together[0]
         steps = self._frames(_steered_seconds(first))
-        cache = self._model.decoder.new_cache(2 * len(together), before + steps)
+        cache = self._model.decoder.new_cache(self._sides * len(together), before + steps)
         for place, piece in enumerate(begun):
-            cache.kv[:, :, [place, len(together) + place], :, :before] = piece.cache
+            cache.kv[:, :, self._rows(place, len(together)), :, :before] = piece.cache
         plans = [self._plan(one) for one in together]
         cross = self._cross([one.prompt for one in together])
         columns = self._step(
@@ -147,11 +148,11 @@ class Ensemble:
         for column in range(before - 1, before - 1 + steps):
             given = torch.from_numpy(made[:, column, :, None])  # [N, K, 1]
             pushes = None if plans is None else self._pushes(plans, column)
-            rows = torch.cat((given, given))
-            logits = self._model.decoder(rows, column, cache, cross, pushes)[:, 0].numpy()  # [2 * N, K, V]
+            rows = given.repeat(self._sides, 1, 1)
+            logits = self._model.decoder(rows, column, cache, cross, pushes)[:, 0].numpy()  # [R, K, V]
             for place, seed in enumerate(seeds):
-                pair, settings = logits[[place, count + place]], self._sampling(seed)
-                made[place, column + 1] = sample(guide(pair, settings.guidance), settings, column)
+                sides, settings = logits[self._rows(place, count)], self._sampling(seed)
+                made[place, column + 1] = sample(guide(sides, settings.guidance), settings, column)
             made[:, column + 1, column + 1 :] = pad
         return made
 
@@ -163,7 +164,7 @@ class Ensemble:
         table = np.stack([np.zeros(shape, np.float32) if one is None else one for one in found])  # [N, C, L]
         acting = np.flatnonzero(table.any(axis=(0, 2)))
         pushes = torch.einsum("ncl,cld->nld", torch.from_numpy(table[:, acting]), self._directions[acting])
-        return Injections.pushing(pushes.repeat(2, 1, 1)[:, None])  # [2 * N, 1, L, D]
+        return Injections.pushing(pushes.repeat(self._sides, 1, 1)[:, None])  # [R, 1, L, D]
 
     def _sounded(
         self, decoder: DecoderState, gain: float, columns: Codes, before: int
@@ -192,6 +193,10 @@ class Ensemble:
 
     def _sampling(self, seed: int) -> SamplingSettings:
         return replace(self._settings.sampling, seed=seed)
+
+    def _rows(self, place: int, count: int) -> list[int]:
+        """The rows of one of `count` pieces: with text, and without where there is guidance."""
+        return [place + side * count for side in range(self._sides)]
 
     def _frames(self, seconds: float) -> int:
         return -(-round(seconds * self._model.config.sample_rate) // self._model.config.hop)
