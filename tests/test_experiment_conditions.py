@@ -1,5 +1,6 @@
 """Conditions: played as the engine plays them, measured once, and gone on with after an interruption."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rfm_live.engine.player import Engine
 from rfm_live.errors import StartError
 from rfm_live.experiments.conditions import UNSTEERED, Clips, Condition, Played, Prompt, Studio, hear, turned
 from rfm_live.experiments.variants import variant_name, with_blocks, with_directions, with_random
-from rfm_live.model.checkpoint import MusicGen
+from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from tests.experimenting import CLIPS, CountingReader, tiny_bank
 
 STEERED = Played(turned("note_c", 1.0))
@@ -83,6 +84,21 @@ def test_only_what_has_changed_is_played_again(tiny_model: MusicGen, tmp_path: P
         + played_again(Studio(tiny_model, bank, tmp_path), replace(clips, settle_seconds=0.1))
         == 1
     )
+
+
+def test_a_checkpoint_that_samples_otherwise_is_played_again(tiny_model: MusicGen, tmp_path: Path) -> None:
+    assert tiny_model.path is not None
+    shutil.copytree(tiny_model.path, tmp_path / "cooler")
+    (tmp_path / "cooler" / "generation_config.json").write_text('{"temperature": 0.5}')
+    cooler = load_checkpoint(tmp_path / "cooler")
+    assert cooler.sha256 == tiny_model.sha256
+    sums = []
+    for model in (tiny_model, cooler):
+        reader = CountingReader()
+        found = Studio(model, tiny_bank(model), tmp_path / "cache").measured([short()], reader)
+        assert reader.read_clips == 1
+        sums.append(found[short()]["sum"][0])
+    assert sums[0] != sums[1]
 
 
 def test_a_concept_that_the_bank_has_not_ends_with_one_line(tiny_model: MusicGen, tmp_path: Path) -> None:

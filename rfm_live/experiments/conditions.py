@@ -16,9 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from rfm_live.concepts.array_files import keep, kept
 from rfm_live.concepts.clips import Progress, Samples, no_progress
 from rfm_live.engine.defaults import default_settings
 from rfm_live.engine.player import Engine, EngineState
@@ -76,6 +75,7 @@ class Studio:
     def __init__(self, model: MusicGen, bank: ConceptBank, cache: Path) -> None:
         self.bank, self.cache = bank, cache
         self._model = model
+        self._settings = default_settings(model.path, model.config)
         self._engine: Engine | None = None
         self._ensemble: Ensemble | None = None
         self._start: EngineState | None = None
@@ -101,13 +101,13 @@ class Studio:
         wanted = list(dict.fromkeys(conditions))
         found: dict[Condition, Record] = {}
         for condition in wanted:
-            if (kept := _kept(self._file(condition, reader))) is not None:
-                found[condition] = kept
+            if (earlier := kept(self._file(condition, reader))) is not None:
+                found[condition] = earlier
         progress(len(found), len(wanted))
         missing = sorted(set(wanted) - found.keys(), key=_order)
         for condition, samples in self._played(missing):
             record = reader.read(samples)
-            _keep(record, self._file(condition, reader))
+            keep(record, self._file(condition, reader))
             found[condition] = record
             progress(len(found), len(wanted))
         return found
@@ -124,7 +124,7 @@ class Studio:
     def _led_engine(self, condition: Condition) -> Engine:
         """The engine after the unsteered bars of a condition; those of the last prompt and seed are remembered."""
         if self._engine is None or self._start is None:
-            self._engine = Engine(self._model, self.bank, default_settings(self._model.path, self._model.config))
+            self._engine = Engine(self._model, self.bank, self._settings)
             self._start = self._engine.copy_state()
         engine, lead = self._engine, (condition.prompt, condition.seed, condition.lead_seconds)
         if self._led is None or self._led[0] != lead:
@@ -141,6 +141,7 @@ class Studio:
         made_of = {
             "format": FORMAT,
             "checkpoint": self._model.sha256,
+            "sampling": asdict(self._settings.sampling),
             "condition": asdict(condition),
             "concepts": [self._fingerprint(name) for name in condition.acting],
             "reader": reader.identity,
@@ -167,27 +168,6 @@ def _order(condition: Condition) -> tuple[float, float, float, str, int, str]:
     """Conditions of equal lengths beside each other, and among them those that begin alike."""
     lengths = condition.lead_seconds, condition.settle_seconds, condition.heard_seconds
     return *lengths, condition.prompt, condition.seed, str(condition.settings)
-
-
-def _kept(file: Path) -> Record | None:
-    """A record of the cache; None where there is none, or a broken one."""
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError):
-        return None
-
-
-def _keep(record: Record, file: Path) -> None:
-    part = file.with_suffix(".part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file({name: np.ascontiguousarray(values) for name, values in record.items()}, part)
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise StartError(f"record '{file}' cannot be written: {str(error).lower()}") from error
 
 
 @dataclass(frozen=True)
