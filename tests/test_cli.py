@@ -75,7 +75,7 @@ def test_doctor_measures_this_machine(tmp_path: Path) -> None:
     result = run("doctor", folder=tmp_path)
     assert "frame of 20 ms" in result.stdout
     assert "real time" in result.stdout
-    assert "34 concepts" in result.stdout
+    assert "35 concepts" in result.stdout
 
 
 def test_devices_lists_or_says_what_is_missing(tmp_path: Path) -> None:

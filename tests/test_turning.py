@@ -41,7 +41,7 @@ def test_the_loss_is_that_of_the_decoder_under_the_same_push(tiny_model: MusicGe
                 code = int(columns[row, book, column + 1])
                 if code != 64:
                     nats.append(float(-F.log_softmax(logits[row, column, book], 0)[code]))
-                    weights.append(CODEBOOK_SHARE**book)
+                    weights.append(CODEBOOK_SHARE**book * (0.1 + np.exp(-(column - TURN) / 30)))
     assert float(found) == pytest.approx(np.average(nats, weights=weights), rel=1e-4)
 
 
@@ -56,6 +56,23 @@ def test_pushes_make_the_turns_likelier_each_concept_its_own(tiny_model: MusicGe
         for table in (0 * pushes, pushes, pushes[::-1].copy())
     )
     assert own < none - 0.2 and own < swapped - 0.2, (none, own, swapped)
+
+
+def test_training_makes_the_turns_likelier_than_their_gradient_does(tiny_model: MusicGen) -> None:
+    turns = some_turns(8)
+    norms = np.linalg.norm(read_turns(tiny_model, replace_long(turns)), axis=-1).mean(axis=0).astype(np.float32)
+    told: list[tuple[int, int]] = []
+    gradient, trained = (
+        learn_turns(tiny_model, turns, norms, epochs, 4, lambda done, count: told.append((done, count)))
+        for epochs in (0, 8)
+    )
+    assert told[1] == (8, 8) and told[-1] == (72, 72)
+    for times in (0.5, 1.5):
+        by_gradient, by_training = (
+            float(turn_loss(tiny_model.decoder, turns, None, times * torch.from_numpy(table[turns.shares.argmax(1)])))
+            for table in (gradient, trained)
+        )
+        assert by_training < by_gradient - 0.02, (times, by_training, by_gradient)
 
 
 def replace_long(turns: Turns) -> Turns:

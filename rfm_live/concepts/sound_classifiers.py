@@ -119,7 +119,18 @@ class SoundClassifiers:
     def fit(
         cls, clips: Sequence[Clip], labels: Sequence[Labels], members: Mapping[str, Sequence[str]] | None = None
     ) -> SoundClassifiers:
-        """Learn every attribute of the first clip's labels from clips and their labels.
+        """Learn every attribute of the first clip's labels from clips and their labels, as `fit_in` does.
+
+        Raises:
+            ValueError: as `fit_in`.
+        """
+        return cls.fit_in(np.asarray([features(clip) for clip in clips], np.float32), labels, members)
+
+    @classmethod
+    def fit_in(
+        cls, table: Features, labels: Sequence[Labels], members: Mapping[str, Sequence[str]] | None = None
+    ) -> SoundClassifiers:
+        """Learn every attribute of the first label from the rows of `table` [N, F], the clips' `features`.
 
         `members` names for an attribute what each clip is within its label, as a flute is of the woodwinds: what sounds
         different is learned apart and told as one.
@@ -131,14 +142,13 @@ class SoundClassifiers:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        if not clips or len(clips) != len(labels):
-            raise ValueError(f"{len(labels)} labels stand against {len(clips)} clips, expected as many, 2 or more")
-        table = np.stack([features(clip) for clip in clips])
+        if not len(table) or len(table) != len(labels):
+            raise ValueError(f"{len(labels)} labels stand against {len(table)} clips, expected as many, 2 or more")
         fitted, told = {}, {}
         for name in labels[0]:
             said = [_said(label, name, place) for place, label in enumerate(labels)]
             if len(set(said)) < 2:
-                raise ValueError(f"'{name}' of all {len(clips)} clips is '{said[0]}', expected 2 classes or more")
+                raise ValueError(f"'{name}' of all {len(table)} clips is '{said[0]}', expected 2 classes or more")
             parts = (members or {}).get(name, said)
             fitted[name] = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000)).fit(table, parts)
             told[name] = dict(zip(parts, said, strict=True))

@@ -1,18 +1,20 @@
 """Directions learned from turns: the pushes under which a model foresees that the music turns to a concept.
 
 Used where whole clips tell too little. A turn is music without a concept that goes over into music with it, cut
-together from sound. The direction of a block is the one in which a small push, from the turn on, raises the likelihood
-of what comes fastest: the gradient, mean over turns, while the model stays as it is. That is the stage: bars that lack
-the concept have been played, the prompt asks for what they are, and the knob is turned. The gradient of every turn is
-brought to the same length, so that no surprising turn outvotes the others, and the first codebook, which holds what is
-played, counts most.
+together from sound. Pushes begin as the gradient in which the likelihood of what comes behind the turn grows fastest,
+mean over turns, and are then trained at the lengths at which they will be used, while the model stays as it is: a push
+that only followed the gradient would, at such a length, lose drums, instrument and beat with the key. The prompt asks
+for what was before. That is the stage: bars that lack the concept have been played, and the knob is turned.
+
+What the model foretells right behind the turn counts most, for later it has heard the concept; and the first codebook,
+which holds what is played, counts most.
 
 Shapes: N turns, B of them in a batch, C concepts, L blocks, D width, K codebooks, T columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,10 +34,16 @@ LENGTH = 0.3
 """Of a push as it is learned: mean over the blocks, in lengths of the hidden state."""
 CODEBOOK_SHARE = 0.3
 """What each codebook's nats count of those of the codebook before."""
+EPOCHS, LEARNING_RATE = 3, 0.01
+TRAINED_LENGTHS = (0.3, 1.5)
+"""Pushes are trained at lengths drawn from this range, in LENGTH."""
+_TURNING_FRAMES, _LASTING = 30.0, 0.1
+"""A frame counts by exp(-t / _TURNING_FRAMES) at t frames behind the turn, and by _LASTING however late it is."""
 _SKIPPED_FRAMES = 25
 """Behind a turn, the frames in which too little has been heard to read the concept."""
 
 Array = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.intp]
 Prompt = tuple[Tensor, Tensor]
 """States [1, S, text_width] and mask [1, S]."""
 
@@ -53,39 +61,95 @@ class Turns:
     shares: Array
     prompts: Sequence[str]
 
-    def chosen(self, rows: npt.NDArray[np.intp]) -> Turns:
+    def chosen(self, rows: Rows) -> Turns:
         """These turns alone."""
         return Turns(self.codes[rows], self.turn, self.shares[rows], [self.prompts[row] for row in rows])
 
 
-def learn_turns(model: MusicGen, turns: Turns, norms: Array, batch: int = 8, progress: Progress = no_progress) -> Array:
-    """Pushes [C, L, D] in hidden units, LENGTH long, in which the turns of each concept become likelier fastest.
+def learn_turns(
+    model: MusicGen,
+    turns: Turns,
+    norms: Array,
+    epochs: int = EPOCHS,
+    batch: int = 8,
+    progress: Progress = no_progress,
+) -> Array:
+    """Pushes [C, L, D] in hidden units, LENGTH long, under which the turns of each concept are likely.
 
     Half of the turns read their prompts, as guidance's two rows do. `norms` [L] are the lengths of hidden states, in
-    which pushes are measured. The model must be on the CPU, and its weights take no gradients from here on.
+    which pushes are measured; how a push is shared out among the blocks is learned too. With no `epochs`, pushes are
+    the gradients alone. The model must be on the CPU, and its weights take no gradients from here on.
     """
-    decoder, count = model.decoder, len(turns.codes)
-    for parameter in decoder.parameters():
+    for parameter in model.decoder.parameters():
         parameter.requires_grad_(False)
-    prompts, scale = _encoded(model, turns.prompts), torch.from_numpy(norms)[:, None]  # [L, 1]
-    shape = (turns.shares.shape[1], decoder.config.layers, decoder.config.width)
-    summed = np.zeros(shape, np.float64)
-    order = np.random.default_rng(0).permutation(count)
+    scale = torch.from_numpy(norms)[:, None]  # [L, 1]
+    lesson = _Lesson(model.decoder, turns, _encoded(model, turns.prompts), scale)
+    rng, count = np.random.default_rng(0), len(turns.codes)
+
+    def report(epoch: int) -> Progress:
+        return lambda done, _: progress(epoch * count + done, (epochs + 1) * count)
+
+    directions = _of_one_length(lesson.gradients(_batches(rng, count, batch, report(0)))).requires_grad_(True)
+    optimizer = torch.optim.Adam([directions], lr=LEARNING_RATE, betas=(0.9, 0.95))
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(epochs * -(-count // batch), 1))
+    for epoch in range(1, epochs + 1):
+        for rows in _batches(rng, count, batch, report(epoch)):
+            loss = lesson.loss(rows, lesson.pushes(rows, directions, rng.uniform(*TRAINED_LENGTHS, len(rows))))
+            (directions.grad,) = torch.autograd.grad(loss, directions)
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                directions.copy_(_of_one_length(directions))
+    return np.asarray((LENGTH * directions.detach() * scale).numpy(), np.float32)
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """Turns with their encoded prompts, and the lengths of hidden states `scale` [L, 1] in which pushes are told."""
+
+    decoder: Decoder
+    turns: Turns
+    prompts: list[Prompt]
+    scale: Tensor
+
+    def loss(self, rows: Rows, pushes: Tensor) -> Tensor:
+        """That of some turns under `pushes` [B, L, D]; the first half of them reads its prompts."""
+        cross = _cross(self.decoder, [self.prompts[row] for row in rows[: len(rows) // 2]])
+        return turn_loss(self.decoder, self.turns.chosen(rows), cross, pushes * self.scale)
+
+    def gradients(self, batches: Iterable[Rows]) -> Tensor:
+        """The way [C, L, D] in which each concept's turns become likelier; no surprising turn outvotes the others."""
+        config = self.decoder.config
+        summed = torch.zeros(self.turns.shares.shape[1], config.layers, config.width)
+        for rows in batches:
+            pushes = torch.zeros(len(rows), config.layers, config.width, requires_grad=True)
+            (found,) = torch.autograd.grad(self.loss(rows, pushes), pushes)  # [B, L, D]
+            found = F.normalize(found.flatten(1), dim=1).view_as(found)
+            summed -= torch.einsum("bc,bld->cld", torch.from_numpy(self.turns.shares[rows]), found)
+        return summed
+
+    def pushes(self, rows: Rows, directions: Tensor, lengths: npt.NDArray[np.float64]) -> Tensor:
+        """Pushes [B, L, D] of some turns, each so many LENGTH long, by `directions` [C, L, D]."""
+        shares = torch.from_numpy(LENGTH * lengths).float()[:, None] * torch.from_numpy(self.turns.shares[rows])
+        return torch.einsum("bc,cld->bld", shares, _of_one_length(directions))
+
+
+def _of_one_length(directions: Tensor) -> Tensor:
+    """Directions [C, L, D] with a mean length of 1 over the blocks; what has none stays nothing."""
+    lengths: Tensor = directions.norm(dim=-1).mean(dim=1)[:, None, None]
+    return directions / lengths.clamp(min=1e-12)
+
+
+def _batches(rng: np.random.Generator, count: int, batch: int, progress: Progress) -> Iterator[Rows]:
+    """All of `count` rows once, in a drawn order."""
+    order = rng.permutation(count)
     for start in range(0, count, batch):
-        rows = order[start : start + batch]
-        part, pushes = turns.chosen(rows), torch.zeros(len(rows), *shape[1:], requires_grad=True)
-        cross = _cross(decoder, [prompts[row] for row in rows[: len(rows) // 2]])
-        loss = turn_loss(decoder, part, cross, pushes * scale)
-        (gradients,) = torch.autograd.grad(loss, pushes)  # [B, L, D]
-        gradients = F.normalize(gradients.flatten(1), dim=1).view_as(gradients)
-        summed -= np.einsum("bc,bld->cld", part.shares, gradients.numpy())
+        yield order[start : start + batch]
         progress(min(start + batch, count), count)
-    lengths = np.linalg.norm(summed, axis=-1).mean(axis=1)[:, None, None]  # [C, 1, 1]
-    return np.asarray(summed / np.maximum(lengths, 1e-12) * LENGTH * norms[:, None], np.float32)
 
 
 def turn_loss(decoder: Decoder, turns: Turns, cross: CrossCache | None, pushes: Tensor) -> Tensor:
-    """Mean nats of the codes behind the turn, weighted by codebook.
+    """Mean nats of the codes behind the turn, weighted by codebook and by how soon they come.
 
     The columns that foretell them are pushed by `pushes` [B, L, D], and the first rows read the text of `cross`. As
     `Decoder.forward`, but nothing is written in place, so that gradients pass.
@@ -108,7 +172,8 @@ def turn_loss(decoder: Decoder, turns: Turns, cross: CrossCache | None, pushes: 
     targets = columns[:, :, turns.turn + 1 :].transpose(1, 2)  # [B, T - turn, K]
     is_code = targets != config.pad_id
     nats = F.cross_entropy(logits, targets.where(is_code, 0).flatten(), reduction="none").view_as(targets)
-    weights = is_code * CODEBOOK_SHARE ** torch.arange(config.codebooks)
+    soon = _LASTING + torch.exp(-torch.arange(targets.shape[1]) / _TURNING_FRAMES)  # [T - turn]
+    weights = is_code * CODEBOOK_SHARE ** torch.arange(config.codebooks) * soon[:, None]
     return (nats * weights).sum() / weights.sum()
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from rfm_live.concepts.array_files import keep, kept
 from rfm_live.concepts.calibration import FULL, STILL_MUSIC, standard_error, with_signs
 from rfm_live.concepts.intervals import Interval
-from rfm_live.concepts.sound_classifiers import SoundClassifiers
+from rfm_live.concepts.sound_classifiers import SoundClassifiers, features
 from rfm_live.embedded.codec_meters import code
 from rfm_live.embedded.composer import Style
 from rfm_live.embedded.corpus import piece
@@ -34,9 +35,11 @@ from rfm_live.model.checkpoint import MusicGen
 from rfm_live.steering.bank import ConceptBank
 from rfm_live.steering.concept_card import Effect
 
-UNITS = (0.25, 0.5, 0.75, 1.0, 1.5)
+UNITS = (1.0, 1.5, 2.0, 2.5, 3.0)
 """Lengths of a push that are tried, in those that were learned."""
 KNOBS = (-1.0, 0.5, 1.0)
+SETTLE_SECONDS = 2.0
+"""From the turning of a knob until it is judged: the longest time for which the composer holds a note."""
 _TOP = UNITS[-1] / 2.0  # knob 2 of a trial is the longest push
 _CALIBRATION_SEED, _HELD_OUT_SEED, _STYLES_SEED = 100, 5000, 11
 _LISTENER_FRAMES = 400
@@ -47,22 +50,21 @@ RANDOM = "random"
 class Listening:
     """How much is listened to: `seeds` pieces at knob 1, `few` of them at the other values and for the unit.
 
-    `heard_seconds` of each are judged; `lessons` corpus pieces teach the classifiers, `coded` of them after coding too.
+    `heard_seconds` of each are judged; `lessons` corpus pieces teach the classifiers.
     """
 
     seeds: int = 8
     few: int = 4
     heard_seconds: float = 4.0
-    lessons: int = 480
-    coded: int = 480
+    lessons: int = 1500
 
 
 @dataclass(frozen=True)
 class Curve:
     """One concept: its reading unsteered, its outcomes at every knob value, and at a random push as long as that of 1.
 
-    `change` is that of knob 1, above 0 for more of the concept; `adherence_changes` tell per clip how much more of what
-    its prompt asks is heard at knob 1 than unsteered.
+    `change` is that of knob 1, above 0 for more of the concept. Per clip, `adherence` tells how much of what its prompt
+    asks is heard unsteered, and `adherence_changes` how much more at knob 1.
     """
 
     concept: str
@@ -72,6 +74,7 @@ class Curve:
     random: Outcome
     random_change: Interval
     change: Interval
+    adherence: Sequence[float | None]
     adherence_changes: Sequence[float | None]
 
 
@@ -96,16 +99,24 @@ def spoken(style: Style) -> dict[str, str]:
     return {"family": asked["family"], "drums": asked["drums"], "texture": style.texture}
 
 
-def taught_classifiers(model: MusicGen, listening: Listening, stages: Stages) -> SoundClassifiers:
-    """Classifiers of family, drums and texture, from pieces of the corpus that teach no direction."""
+def taught_classifiers(model: MusicGen, listening: Listening, folder: Path, stages: Stages) -> SoundClassifiers:
+    """Classifiers of family, drums and texture, from pieces of the corpus that teach no direction.
+
+    Each piece is heard as rendered and as coded; what is heard is kept in `folder`.
+    """
     pieces = [piece(0, "train", index, _LISTENER_FRAMES) for index in range(listening.lessons)]
-    styles, clips = [one.style for one in pieces], rendered(pieces)
-    with stages("training listeners") as report:
-        for place in range(min(listening.coded, len(pieces))):
-            clips.append(code(model, clips[place])[1])
-            styles.append(styles[place])
-            report(place + 1, listening.coded)
-    return SoundClassifiers.fit(clips, [spoken(style) for style in styles], members_of(styles))
+    styles = [one.style for one in pieces] * 2
+    file = folder / f"lessons_{listening.lessons}_{model.sha256[:24]}.safetensors"
+    stored = kept(file)
+    if stored is None:
+        rows = []
+        with stages("training listeners") as report:
+            for place, clip in enumerate(rendered(pieces)):
+                rows.append([features(clip), features(code(model, clip)[1])])
+                report(place + 1, listening.lessons)
+        stored = {"features": np.stack([row[side] for side in (0, 1) for row in rows])}  # [2N, F]
+        keep(stored, file)
+    return SoundClassifiers.fit_in(stored["features"], [spoken(style) for style in styles], members_of(styles))
 
 
 class Listener:
@@ -120,7 +131,8 @@ class Listener:
     def setup(self, bank: ConceptBank, concepts: Sequence[str], count: int, first_seed: int) -> Setup:
         """What the experiments' instruments need to play `concepts` of `bank` with `count` seeds."""
         seeds = range(first_seed, first_seed + count)
-        clips = Clips(prompts(count, _STYLES_SEED + first_seed), seeds, self._listening.heard_seconds)
+        asked = prompts(count, _STYLES_SEED + first_seed)
+        clips = Clips(asked, seeds, self._listening.heard_seconds, settle_seconds=SETTLE_SECONDS)
         names = tuple(concepts)
         return Setup(self._model, bank, names, clips, self._cache, classifiers=self._classifiers, stages=self._stages)
 
@@ -208,7 +220,7 @@ class Listener:
 
 def _ways(name: str) -> tuple[float, ...]:
     """Which ways a trial turns a knob: up, and down where the concept has an opposite instead of rivals."""
-    return (1.0,) if "_" in name and name != "mode_minor" else (1.0, -1.0)
+    return (1.0,) if "_" in name else (1.0, -1.0)
 
 
 def _pushed(name: str, way: float, unit: float) -> Played:
@@ -274,6 +286,7 @@ def _curve(
         random,
         _known(over_seeds([random.clips.changes])),
         _known(over_seeds([full.changes])),
+        before,
         lost,
     )
 

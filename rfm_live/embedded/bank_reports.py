@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rfm_live.concepts.intervals import Interval, mean_interval
-from rfm_live.embedded.bank_listening import KNOBS, Curve, Pair, is_rising
+from rfm_live.embedded.bank_listening import KNOBS, SETTLE_SECONDS, Curve, Pair, is_rising
 from rfm_live.experiments import plots
 from rfm_live.experiments.report import Plot, told
 from rfm_live.experiments.setup import over_seeds
@@ -46,6 +46,7 @@ def bars(name: str, curves: Sequence[Curve]) -> list[Bar]:
     reading = over_seeds([curve.by_knob[1.0].clips.readings for curve in curves])
     hits = over_seeds([curve.by_knob[1.0].clips.hits for curve in curves])
     kept = over_seeds([curve.adherence_changes for curve in curves])
+    before = over_seeds([curve.adherence for curve in curves])
     found: list[Bar] = []
     if name == "notes" and reading is not None:
         plain = Interval(
@@ -56,22 +57,20 @@ def bars(name: str, curves: Sequence[Curve]) -> list[Bar]:
     elif name == "chords" and reading is not None:
         found = [Bar("share of sounding frames with a triad of the quality at 1", reading, least=0.5)]
     elif name == "mode":
-        found = [Bar("share of clips in minor at 1", _share(curves[0], 1.0), least=0.75)]
-        found += [Bar("share of clips in major at -1", _share(curves[0], -1.0), least=0.75)]
+        found = [Bar(f"share of clips in {one.concept[5:]} at 1", _share(one), least=0.75) for one in curves]
     elif name == "tempo":
         found = [Bar("onset rate at 1 over that at -1", _ratio(curves[0]), least=1.6)]
     elif name in ("timbres", "drums", "textures") and hits is not None:
         found = [Bar("share of clips named by the classifier where the prompt said another", hits, least=0.7)]
-    if kept is not None:
-        found.append(Bar("change of what is heard of the prompt's instrument and drums at 1", kept, least=-0.05))
+    if kept is not None and before is not None:
+        what = f"change at 1 of what is heard of the prompt's instrument and drums, unsteered {told(before)}"
+        found.append(Bar(what, kept, least=-0.05))
     return found
 
 
-def _share(curve: Curve, knob: float) -> Interval:
-    """The share of clips at a knob value that read on the knob's side of 0."""
-    side = np.sign(knob) * curve.judge.sign
-    readings = [value for value in curve.by_knob[knob].clips.readings if value is not None]
-    return mean_interval([float(side * value > 0.0) for value in readings])
+def _share(curve: Curve) -> Interval:
+    """The share of clips at knob 1 in which the concept is what is heard."""
+    return mean_interval([hit for hit in curve.by_knob[1.0].clips.hits if hit is not None])
 
 
 def _ratio(curve: Curve, resamples: int = 2000) -> Interval:
@@ -99,7 +98,8 @@ def report(name: str, bank: ConceptBank, curves: Sequence[Curve], command: str) 
         "Knob 1 pushes so many times as far as was learned as `push` says, the most that is worth what it costs of the "
         f"prompt on calibration seeds. Heard on held-out seeds: {clips[0]} pieces at 1, "
         f"{clips[1]} at the other values and of the random control. Each goes on from bars that nobody steered, under "
-        "a prompt that names instrument, drums, tempo, density and texture. In brackets 95 % intervals over seeds.",
+        "a prompt that names instrument, drums, tempo, density and texture, and is judged from "
+        f"{SETTLE_SECONDS:g} s after the knob has turned. In brackets 95 % intervals over seeds.",
         "",
         *(f"- {bar}" for bar in bars(name, curves)),
         *(f"- {line}" for line in _cannot(curves)),

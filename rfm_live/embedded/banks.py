@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from rfm_live.concepts.clips import Progress
+from rfm_live.concepts.turning import EPOCHS
 from rfm_live.embedded import CHECKPOINT
 from rfm_live.embedded.bank_listening import Curve, Listener, Listening, effect, suggested_range, taught_classifiers
 from rfm_live.embedded.bank_reports import bars, pair_report, picture, report
-from rfm_live.embedded.turned_banks import Taught, Teaching, taught, uncalibrated
+from rfm_live.embedded.turned_banks import Teaching, taught, uncalibrated
 from rfm_live.embedded.turns import concept_sets
 from rfm_live.errors import RfmError, StartError
 from rfm_live.experiments.measures import check_seconds
@@ -85,10 +86,9 @@ def make_banks(
     do together.
     """
     target.mkdir(parents=True, exist_ok=True)
-    found = taught(model, teaching, work, stage)
-    listener = Listener(model, taught_classifiers(model, listening, stage), listening, work / "records", stage)
+    listener = Listener(model, taught_classifiers(model, listening, work, stage), listening, work / "records", stage)
     for name in names:
-        bank, curves = _made(model, listener, teaching, found, name)
+        bank, curves = _made(model, listener, teaching, work, name)
         save_bank(bank, _file(target, name))
         _write_report(target, name, bank, curves, _options(teaching, listening))
     decoder = model.config.decoder
@@ -99,10 +99,11 @@ def make_banks(
 
 
 def _made(
-    model: MusicGen, listener: Listener, teaching: Teaching, found: Taught, name: str
+    model: MusicGen, listener: Listener, teaching: Teaching, work: Path, name: str
 ) -> tuple[ConceptBank, list[Curve]]:
+    found = taught(model, concept_sets()[name], teaching, work, stage)
     with stage(f"bank {name}"):
-        bank = listener.calibrated(uncalibrated(model, teaching, found, concept_sets()[name]))
+        bank = listener.calibrated(uncalibrated(model, teaching, found))
         curves = listener.curves(bank)
     for bar in bars(name, curves):
         _console.print(f"  {bar}", highlight=False, markup=False)
@@ -116,7 +117,7 @@ def _file(target: Path, name: str) -> Path:
 def _options(teaching: Teaching, listening: Listening) -> str:
     """How to make the same bank again, on the command line."""
     heard = f"--seeds {listening.seeds} --few {listening.few} --seconds {listening.heard_seconds:g}"
-    return f"--turns {teaching.turns} {heard} --lessons {listening.lessons}"
+    return f"--turns {teaching.turns} --epochs {teaching.epochs} {heard} --lessons {listening.lessons}"
 
 
 def _write_report(target: Path, name: str, bank: ConceptBank, curves: list[Curve], options: str) -> None:
@@ -142,11 +143,12 @@ def main(
     checkpoint: Annotated[Path, typer.Option(help="folder of the checkpoint")] = CHECKPOINT,
     target: Annotated[Path, typer.Option(help="folder of the banks and reports")] = Path("presets/banks"),
     work: Annotated[Path, typer.Option(help="what was learned and played, to go on from")] = Path("runs/banks"),
-    turns: Annotated[int, typer.Option(help="turns per concept", min=4)] = 24,
+    turns: Annotated[int, typer.Option(help="turns per concept", min=4)] = 48,
+    epochs: Annotated[int, typer.Option(help="times that the turns are learned from", min=0)] = EPOCHS,
     seeds: Annotated[int, typer.Option(help="held-out pieces at knob 1", min=2)] = 8,
     few: Annotated[int, typer.Option(help="pieces at other knob values and to find the unit", min=2)] = 4,
     seconds: Annotated[float, typer.Option(help="length of the music that is judged")] = 4.0,
-    lessons: Annotated[int, typer.Option(help="pieces that teach the classifiers", min=40)] = 480,
+    lessons: Annotated[int, typer.Option(help="pieces that teach the classifiers", min=40)] = 1500,
 ) -> None:
     """Learn, calibrate and report the banks of the embedded checkpoint."""
     torch.set_num_threads(1)
@@ -158,8 +160,8 @@ def main(
             raise StartError(f"seconds are {seconds:g}, expected 3 or more, which the classifiers want")
         model = load_checkpoint(checkpoint)
         check_seconds(model, seconds)
-        teaching = Teaching(turns)
-        make_banks(model, wanted, target, work, teaching, Listening(seeds, few, seconds, lessons, lessons))
+        teaching = Teaching(turns, epochs=epochs)
+        make_banks(model, wanted, target, work, teaching, Listening(seeds, few, seconds, lessons))
     except RfmError as error:
         _console.print(f"[red]{escape(str(error))}[/red]")
         raise typer.Exit(2) from None

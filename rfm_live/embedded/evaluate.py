@@ -33,7 +33,7 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Option(help="folder of the checkpoint")] = CHECKPOINT,
     minutes: Annotated[float, typer.Option(help="length of the unsteered stream")] = 10.0,
     clips: Annotated[int, typer.Option(help="held-out clips of 10 s for codec and losses")] = 24,
-    lessons: Annotated[int, typer.Option(help="training pieces of 8 s for classifiers and baseline")] = 480,
+    lessons: Annotated[int, typer.Option(help="training pieces of 8 s for classifiers and baseline")] = 1500,
     prompts: Annotated[int, typer.Option(help="prompts of which 8 s each are judged")] = 90,
     pieces: Annotated[int, typer.Option(help="unsteered pieces of 30 s")] = 24,
 ) -> None:

@@ -51,12 +51,16 @@ def rendered(pieces: Sequence[Piece]) -> list[Samples]:
 
 
 def asked_pieces(count: int, frames: int, seed: int) -> list[Piece]:
-    """Held-out pieces whose styles go round the instruments, with and without drums."""
+    """Held-out pieces, every other one with drums and bass; instruments come in a drawn order, each once before any
+    comes again.
+    """
     pieces = []
     for index in range(count):
-        rng = np.random.default_rng([seed, _ASKED, index])
-        turn, with_drums = index % len(INSTRUMENTS), bool(index // len(INSTRUMENTS) % 2)
-        style = replace(draw_style(rng), instrument=INSTRUMENTS[turn], drums=with_drums)
+        turn, place = divmod(index, len(INSTRUMENTS))
+        order = np.random.default_rng([seed, _ASKED, turn]).permutation(len(INSTRUMENTS))
+        rng = np.random.default_rng([seed, _ASKED, turn, place])
+        drawn, has_drums = draw_style(rng), index % 2 == 1
+        style = replace(drawn, instrument=INSTRUMENTS[order[place]], drums=has_drums, bass=has_drums)
         pieces.append(compose(rng, frames, style))
     return pieces
 

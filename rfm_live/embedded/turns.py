@@ -28,7 +28,6 @@ from rfm_live.embedded.composer import (
     Style,
     compose,
     draw_style,
-    note_study,
 )
 from rfm_live.embedded.music_meters import full_caption, rendered
 from rfm_live.model.checkpoint import MusicGen
@@ -36,7 +35,7 @@ from rfm_live.model.checkpoint import MusicGen
 BEFORE_FRAMES, AFTER_FRAMES = 128, 160
 """What is heard before and after the turn; together they must fit into the decoder's positions."""
 _RENDERED_AT_ONCE, _CODED_AT_ONCE = 64, 8
-_HARMONIC_TEXTURES = ("chords", "arpeggio", "melody")
+_DRUM_CHANNEL = 9
 _HOME_MODES = {"major": "major", "minor": "minor", "diminished": "octatonic", "augmented": "whole_tone"}
 """The mode of which a chord quality is the triad on the tonic."""
 
@@ -64,7 +63,7 @@ def concept_sets() -> dict[str, tuple[str, ...]]:
     return {
         "notes": tuple(f"note_{name}" for name in PITCH_CLASSES),
         "chords": tuple(f"chord_{quality}" for quality in QUALITIES),
-        "mode": ("mode_minor",),
+        "mode": ("mode_minor", "mode_major"),
         "tempo": ("tempo",),
         "density": ("density",),
         "brightness": ("brightness",),
@@ -95,7 +94,20 @@ def _style(rng: Rng, **fields: object) -> Style:
 
 
 def _turn(rng: Rng, concept: str, before: Style, after: Style, share: float = 1.0) -> Turn:
-    return Turn(concept, compose(rng, BEFORE_FRAMES, before), compose(rng, AFTER_FRAMES, after), share)
+    return Turn(concept, _up_to_a_bar(rng, before), compose(rng, AFTER_FRAMES, after), share)
+
+
+def _up_to_a_bar(rng: Rng, style: Style) -> Piece:
+    """The last BEFORE_FRAMES of some bars: what follows begins with a bar, so the beat goes on through the turn."""
+    bar = 4 * style.beat
+    whole = compose(rng, -(-BEFORE_FRAMES // bar) * bar, style)
+    late = whole.frames - BEFORE_FRAMES
+    notes = [
+        replace(note, start=max(note.start - late, 0), length=note.start + note.length - max(note.start, late))
+        for note in whole.notes
+        if note.start + note.length > late
+    ]
+    return replace(whole, notes=tuple(notes), frames=BEFORE_FRAMES)
 
 
 def _other(rng: Rng, choices: Sequence[Choice], not_this: Choice) -> Choice:
@@ -104,36 +116,43 @@ def _other(rng: Rng, choices: Sequence[Choice], not_this: Choice) -> Choice:
 
 
 def _note(rng: Rng, concept: str, said: str, index: int) -> Turn:
+    """Music of any texture goes over into repeated or held notes of one pitch class; drums and all else go on."""
     tonic = PITCH_CLASSES.index(said)
-    style = _style(rng, tonic=tonic)
-    turn = _turn(rng, concept, replace(style, tonic=_other(rng, range(12), tonic)), style)
-    if index % 2:
-        return turn
-    return replace(turn, after=note_study(rng, AFTER_FRAMES, tonic, style.instrument))
+    before = _style(rng, tonic=_other(rng, range(12), tonic), **_drums_every_other(index))
+    return _turn(rng, concept, before, replace(before, tonic=tonic, texture=str(rng.choice(("ostinato", "pedal")))))
+
+
+def _drums_every_other(index: int) -> dict[str, bool]:
+    return {"drums": index % 2 == 0, "bass": index % 2 == 0}
 
 
 def _chord(rng: Rng, concept: str, said: str, index: int) -> Turn:
-    style = _style(rng, drums=False)
-    after = chord_study(rng, AFTER_FRAMES, said, style.instrument)
+    """Triads of another quality, or music of any texture, go over into triads of one quality."""
+    style = _style(rng, drums=index % 4 < 2, bass=False, mode=_HOME_MODES[said])
+    after = chord_study(rng, AFTER_FRAMES, said, style)
     if index % 2:
-        return Turn(concept, compose(rng, BEFORE_FRAMES, style), after)
-    other = _other(rng, list(QUALITIES), said)
-    return Turn(concept, chord_study(rng, BEFORE_FRAMES, other, style.instrument), after)
+        return Turn(concept, _up_to_a_bar(rng, style), after)
+    quality = _other(rng, list(QUALITIES), said)
+    before = chord_study(rng, BEFORE_FRAMES, quality, replace(style, mode=_HOME_MODES[quality]))
+    return Turn(concept, before, after)
 
 
 def _mode(rng: Rng, concept: str, said: str, index: int) -> Turn:
-    sides = ("major", "minor") if index % 2 == 0 else ("minor", "major")
-    style = _style(rng, texture=str(rng.choice(_HARMONIC_TEXTURES)), drums=False, bass=False)
-    before, after = (replace(style, mode=mode) for mode in sides)
-    return _turn(rng, concept, before, after, 1.0 if said == sides[1] else -1.0)
+    """Music of any texture in another mode goes over into chords of the mode on the same tonic, or into its triad."""
+    style = _style(rng, mode=_other(rng, ("major", "minor"), said), **_drums_every_other(index // 2))
+    after = replace(style, mode=said, texture=str(rng.choice(("chords", "arpeggio"))))
+    if index % 2:
+        return _turn(rng, concept, style, after)
+    return Turn(concept, _up_to_a_bar(rng, style), chord_study(rng, AFTER_FRAMES, said, after, root=style.tonic))
 
 
 def _tempo(rng: Rng, concept: str, said: str, index: int) -> Turn:
-    to = ("fast", "slow")[index % 2]
-    style = _style(rng, tempo=to)
-    tempo = _other(rng, list(BEAT_FRAMES), to)
-    before = replace(style, tempo=tempo, beat=int(rng.choice(BEAT_FRAMES[tempo])))
-    return _turn(rng, concept, before, style, 1.0 if to == "fast" else -1.0)
+    """Slow music goes over into fast and the other way round, in textures whose notes begin on beats."""
+    sides = ("slow", "fast") if index % 2 == 0 else ("fast", "slow")
+    texture = str(rng.choice([one for one in TEXTURES if one != "pedal"]))
+    before = _style(rng, tempo=sides[0], texture=texture, **_drums_every_other(index // 2))
+    after = replace(before, tempo=sides[1], beat=int(rng.choice(BEAT_FRAMES[sides[1]])))
+    return _turn(rng, concept, before, after, 1.0 if sides[1] == "fast" else -1.0)
 
 
 def _density(rng: Rng, concept: str, said: str, index: int) -> Turn:
@@ -142,17 +161,23 @@ def _density(rng: Rng, concept: str, said: str, index: int) -> Turn:
 
 
 def _drums(rng: Rng, concept: str, said: str, index: int) -> Turn:
-    style = _style(rng, drums=index % 2 == 0)
-    return _turn(rng, concept, replace(style, drums=not style.drums), style, 1.0 if style.drums else -1.0)
+    """Drums come in, with the bass that the composer always gives them, or both leave."""
+    style = _style(rng, **_drums_every_other(index))
+    before = replace(style, drums=not style.drums, bass=not style.bass)
+    return _turn(rng, concept, before, style, 1.0 if style.drums else -1.0)
 
 
 def _brightness(rng: Rng, concept: str, said: str, index: int) -> Turn:
-    """The same music in another register or by another instrument; how bright each side is, is heard in its sound."""
-    style = _style(rng, drums=False, bass=False)
-    if index % 4 < 2:
+    """The same music in another register or by another instrument of the family; the ear tells how bright each side is.
+
+    The only instrument of its family changes its register.
+    """
+    style = _style(rng, **_drums_every_other(index // 4))
+    family = [one for one in INSTRUMENTS if one.family == style.instrument.family]
+    if index % 4 < 2 or len(family) == 1:
         sides = [_register(style.instrument, upper) for upper in (False, True)]
     else:
-        sides = [style.instrument, _other(rng, INSTRUMENTS, style.instrument)]
+        sides = [style.instrument, _other(rng, family, style.instrument)]
     before, after = (replace(style, instrument=side) for side in (sides if index % 2 == 0 else sides[::-1]))
     return _turn(rng, concept, before, after, 1.0 - 2.0 * (index % 2))
 
@@ -164,13 +189,13 @@ def _register(instrument: Instrument, upper: bool) -> Instrument:
 
 def _timbre(rng: Rng, concept: str, said: str, index: int) -> Turn:
     members = [one for one in INSTRUMENTS if one.family == said]
-    style = _style(rng, instrument=members[index % len(members)])
+    style = _style(rng, instrument=members[index % len(members)], **_drums_every_other(index // len(members)))
     others = [one for one in INSTRUMENTS if one.family != said]
     return _turn(rng, concept, replace(style, instrument=others[int(rng.integers(len(others)))]), style)
 
 
 def _texture(rng: Rng, concept: str, said: str, index: int) -> Turn:
-    style = _style(rng, texture=said)
+    style = _style(rng, texture=said, **_drums_every_other(index))
     return _turn(rng, concept, replace(style, texture=_other(rng, TEXTURES, said)), style)
 
 
@@ -187,24 +212,27 @@ _DRAWS: dict[str, Callable[[Rng, str, str, int], Turn]] = {
 }
 
 
-def chord_study(rng: Rng, frames: int, quality: str, instrument: Instrument) -> Piece:
-    """Triads of one quality on roots that change from bar to bar, struck together or broken, in any inversion."""
-    style = _style(rng, mode=_HOME_MODES[quality], instrument=instrument, drums=False, bass=False, texture="chords")
+def chord_study(rng: Rng, frames: int, quality: str, style: Style, root: int | None = None) -> Piece:
+    """Triads of one quality, struck together or broken, in any inversion, over the drums of `style` if it has any.
+
+    They stand on the pitch class `root`, or without one on roots that change from bar to bar.
+    """
     bar, notes = 4 * style.beat, []
     is_broken, strokes = bool(rng.random() < 0.3), int(rng.choice((1, 2, 4)))
-    root = int(rng.integers(12))
+    here = int(rng.integers(12)) if root is None else root
     for start in range(0, frames, bar):
-        if rng.random() < 0.5:
-            root = int(rng.integers(12))
-        pitches = _voiced(rng, [(root + step) % 12 for step in QUALITIES[quality]], instrument)
+        if root is None and rng.random() < 0.5:
+            here = int(rng.integers(12))
+        pitches = _voiced(rng, [(here + step) % 12 for step in QUALITIES[quality]], style.instrument)
         count = 8 if is_broken else strokes
         for place in range(count):
             at = start + place * bar // count
             length = min(max(bar // count - 1, 1), frames - at)
             struck = ([pitches[place % 3]] if is_broken else pitches) if length > 0 else []
             notes += [Note(at, length, pitch, 96 if place == 0 else 84, 0) for pitch in struck]
+    notes += [note for note in compose(rng, frames, replace(style, bass=False)).notes if note.channel == _DRUM_CHANNEL]
     ordered = tuple(sorted(notes, key=lambda note: (note.start, note.pitch)))
-    return Piece(style, ordered, ((0, instrument.program),), frames, "")
+    return Piece(style, ordered, ((0, style.instrument.program),), frames, "")
 
 
 def _voiced(rng: Rng, pitch_classes: Sequence[int], instrument: Instrument) -> list[int]:
