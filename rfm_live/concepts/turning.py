@@ -53,7 +53,7 @@ class Turns:
     """N turns at frame `turn` of `codes` int64 [N, K, frames], under `prompts` [N] that ask for what was before it.
 
     `shares` [N, C] tell how far each concept is turned, -1..1; 0 where a turn is not about it, below 0 where it is
-    about the opposite or a rival.
+    about the opposite.
     """
 
     codes: npt.NDArray[np.int64]

@@ -43,6 +43,8 @@ SETTLE_SECONDS = 2.0
 _TOP = UNITS[-1] / 2.0  # knob 2 of a trial is the longest push
 _CALIBRATION_SEED, _HELD_OUT_SEED, _STYLES_SEED = 100, 5000, 11
 _LISTENER_FRAMES = 400
+_LESSONS_FORMAT = 1
+"""To be raised when the same pieces begin to be rendered, coded or heard another way."""
 RANDOM = "random"
 
 
@@ -106,7 +108,7 @@ def taught_classifiers(model: MusicGen, listening: Listening, folder: Path, stag
     """
     pieces = [piece(0, "train", index, _LISTENER_FRAMES) for index in range(listening.lessons)]
     styles = [one.style for one in pieces] * 2
-    file = folder / f"lessons_{listening.lessons}_{model.sha256[:24]}.safetensors"
+    file = folder / f"lessons{_LESSONS_FORMAT}_{listening.lessons}_{model.sha256[:24]}.safetensors"
     stored = kept(file)
     if stored is None:
         rows = []

@@ -95,7 +95,7 @@ def make_banks(
     files = [_file(target, name) for name in concept_sets()]
     whole = merged([load_bank(file, decoder.layers, decoder.width, model.sha256) for file in files if file.is_file()])
     save_bank(whole, target / WHOLE)
-    _pair_report(listener, whole, target, _options(teaching, listening))
+    _pair_report(listener, whole, target, _heard(listening))
 
 
 def _made(
@@ -116,8 +116,13 @@ def _file(target: Path, name: str) -> Path:
 
 def _options(teaching: Teaching, listening: Listening) -> str:
     """How to make the same bank again, on the command line."""
+    return f"--turns {teaching.turns} --epochs {teaching.epochs} {_heard(listening)}"
+
+
+def _heard(listening: Listening) -> str:
+    """What of these options tells how banks are listened to."""
     heard = f"--seeds {listening.seeds} --few {listening.few} --seconds {listening.heard_seconds:g}"
-    return f"--turns {teaching.turns} --epochs {teaching.epochs} {heard} --lessons {listening.lessons}"
+    return f"{heard} --lessons {listening.lessons}"
 
 
 def _write_report(target: Path, name: str, bank: ConceptBank, curves: list[Curve], options: str) -> None:
