@@ -33,7 +33,6 @@ EXPERIMENTS = {
 FIRST_SEED = 5000
 """No seed that concepts are learned or calibrated with comes near."""
 _QUICK = {"seeds": 2, "seconds": 2.0, "concepts": 2, "subset": 96}
-_LISTENER_FRAMES = 400
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _setup(options: EvaluateOptions) -> "Setup":
         Clips(_prompts(options, seeds), range(FIRST_SEED, FIRST_SEED + seeds), seconds, *_lengths(is_quick)),
         cache / "evaluation",
         lessons if options.learn else None,
-        None if is_quick else _listeners(options, model),
+        None if is_quick else _listeners(options, model, cache),
         _clap(options.clap),
         is_quick,
         progress_bar,
@@ -163,31 +162,24 @@ def _prompts(options: EvaluateOptions, seeds: int) -> "tuple[Prompt, ...]":
     if options.prompts or options.checkpoint != EMBEDDED:
         return tuple(map(Prompt, options.prompts)) or (Prompt(""),)
 
+    from rfm_live.embedded.heard_lessons import FRAMES
     from rfm_live.embedded.music_meters import asked_pieces, full_caption
     from rfm_live.embedded.style_classifiers import spoken_style
 
-    styles = [piece.style for piece in asked_pieces(seeds, _LISTENER_FRAMES, FIRST_SEED)]
+    styles = [piece.style for piece in asked_pieces(seeds, FRAMES, FIRST_SEED)]
     return tuple(Prompt(full_caption(style), spoken_style(style)) for style in styles)
 
 
-def _listeners(options: EvaluateOptions, model: "MusicGen") -> "SoundClassifiers | None":
+def _listeners(options: EvaluateOptions, model: "MusicGen", cache: Path) -> "SoundClassifiers | None":
     """Classifiers of instrument and drums, taught by clips of the recipe, as rendered and as the codec returns them."""
     if options.checkpoint != EMBEDDED or not options.listeners:
         return None
 
-    from rfm_live.embedded.codec_meters import code
-    from rfm_live.embedded.corpus import piece
-    from rfm_live.embedded.music_meters import rendered
-    from rfm_live.embedded.style_classifiers import StyleClassifiers
+    from rfm_live.embedded.heard_lessons import hear_lessons
+    from rfm_live.embedded.style_classifiers import spoken_style
 
-    pieces = [piece(0, "train", index, _LISTENER_FRAMES) for index in range(options.listeners)]
-    clips, coded = rendered(pieces), []
     with progress_bar("training listeners") as report:
-        for done, clip in enumerate(clips, 1):
-            coded.append(code(model, clip)[1])
-            report(done, len(clips))
-        styles = [one.style for one in pieces]
-        return StyleClassifiers.fit([*clips, *coded], [*styles, *styles]).classifiers
+        return hear_lessons(model, options.listeners, cache / "evaluation", report).classifiers(spoken_style)
 
 
 def _clap(name: str | None) -> "Clap | None":

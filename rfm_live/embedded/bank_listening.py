@@ -15,15 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rfm_live.concepts.array_files import keep, kept
 from rfm_live.concepts.calibration import FULL, STILL_MUSIC, standard_error, with_signs
 from rfm_live.concepts.intervals import Interval
-from rfm_live.concepts.sound_classifiers import SoundClassifiers, features
-from rfm_live.embedded.codec_meters import code
+from rfm_live.concepts.sound_classifiers import SoundClassifiers
 from rfm_live.embedded.composer import Style
-from rfm_live.embedded.corpus import piece
-from rfm_live.embedded.music_meters import asked_pieces, full_caption, rendered
-from rfm_live.embedded.style_classifiers import members_of, spoken_style
+from rfm_live.embedded.heard_lessons import FRAMES
+from rfm_live.embedded.music_meters import asked_pieces, full_caption
+from rfm_live.embedded.style_classifiers import spoken_style
 from rfm_live.experiments.conditions import UNSTEERED, Clips, Played, Prompt, Record, turned
 from rfm_live.experiments.curves import share_interval
 from rfm_live.experiments.drift import drift
@@ -42,9 +40,6 @@ SETTLE_SECONDS = 2.0
 """From the turning of a knob until it is judged: the longest time for which the composer holds a note."""
 _TOP = UNITS[-1] / 2.0  # knob 2 of a trial is the longest push
 _CALIBRATION_SEED, _HELD_OUT_SEED, _STYLES_SEED = 100, 5000, 11
-_LISTENER_FRAMES = 400
-_LESSONS_FORMAT = 1
-"""To be raised when the same pieces begin to be rendered, coded or heard another way."""
 RANDOM = "random"
 
 
@@ -91,7 +86,7 @@ class Pair:
 
 def prompts(count: int, seed: int) -> tuple[Prompt, ...]:
     """Captions of `count` held-out styles, and what they ask of each attribute that the classifiers hear."""
-    styles = [item.style for item in asked_pieces(count, _LISTENER_FRAMES, seed)]
+    styles = [item.style for item in asked_pieces(count, FRAMES, seed)]
     return tuple(Prompt(full_caption(style), spoken(style)) for style in styles)
 
 
@@ -99,26 +94,6 @@ def spoken(style: Style) -> dict[str, str]:
     """What captions say of a style and the classifiers of banks listen for."""
     asked = spoken_style(style)
     return {"family": asked["family"], "drums": asked["drums"], "texture": style.texture}
-
-
-def taught_classifiers(model: MusicGen, listening: Listening, folder: Path, stages: Stages) -> SoundClassifiers:
-    """Classifiers of family, drums and texture, from pieces of the corpus that teach no direction.
-
-    Each piece is heard as rendered and as coded; what is heard is kept in `folder`.
-    """
-    pieces = [piece(0, "train", index, _LISTENER_FRAMES) for index in range(listening.lessons)]
-    styles = [one.style for one in pieces] * 2
-    file = folder / f"lessons{_LESSONS_FORMAT}_{listening.lessons}_{model.sha256[:24]}.safetensors"
-    stored = kept(file)
-    if stored is None:
-        rows = []
-        with stages("training listeners") as report:
-            for place, clip in enumerate(rendered(pieces)):
-                rows.append([features(clip), features(code(model, clip)[1])])
-                report(place + 1, listening.lessons)
-        stored = {"features": np.stack([row[side] for side in (0, 1) for row in rows])}  # [2N, F]
-        keep(stored, file)
-    return SoundClassifiers.fit_in(stored["features"], [spoken(style) for style in styles], members_of(styles))
 
 
 class Listener:

@@ -22,8 +22,9 @@ from rich.markup import escape
 from rfm_live.concepts.clips import Progress
 from rfm_live.concepts.turning import EPOCHS
 from rfm_live.embedded import CHECKPOINT
-from rfm_live.embedded.bank_listening import Curve, Listener, Listening, effect, suggested_range, taught_classifiers
+from rfm_live.embedded.bank_listening import Curve, Listener, Listening, effect, spoken, suggested_range
 from rfm_live.embedded.bank_reports import bars, pair_report, picture, report
+from rfm_live.embedded.heard_lessons import hear_lessons
 from rfm_live.embedded.turned_banks import Teaching, taught, uncalibrated
 from rfm_live.embedded.turns import concept_sets
 from rfm_live.errors import RfmError, StartError
@@ -86,7 +87,9 @@ def make_banks(
     do together.
     """
     target.mkdir(parents=True, exist_ok=True)
-    listener = Listener(model, taught_classifiers(model, listening, work, stage), listening, work / "records", stage)
+    with stage("training listeners") as report:
+        lessons = hear_lessons(model, listening.lessons, work, report)
+    listener = Listener(model, lessons.classifiers(spoken), listening, work / "records", stage)
     for name in names:
         bank, curves = _made(model, listener, teaching, work, name)
         save_bank(bank, _file(target, name))
