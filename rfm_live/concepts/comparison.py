@@ -132,16 +132,16 @@ def parts_of(store: ActivationStore, task: Task, layer: int, pooling: str) -> tu
     return Part(train, task.targets[sides[0]]), Part(validation, task.targets[sides[1]]), test
 
 
-def read_test(store: ActivationStore, task: Task, pooling: str, methods: Sequence[str]) -> dict[str, tuple[int, Array]]:
+def read_test(
+    store: ActivationStore, task: Task, pooling: str, methods: Sequence[str], search: RfmSearch
+) -> dict[str, tuple[int, Array]]:
     """Block and readings [M, O] of the test clips by every method."""
     layers = [parts_of(store, task, layer, pooling) for layer in range(store.layers)]
     train, validation = [part[0] for part in layers], [part[1] for part in layers]
     read = {}
     for method in methods:
         chosen: Chosen = (
-            best_rfm(RfmSearch(device=learning_device()), train, validation)
-            if method == "rfm"
-            else best_linear(LINEAR[method], train, validation)
+            best_rfm(search, train, validation) if method == "rfm" else best_linear(LINEAR[method], train, validation)
         )
         read[method] = (chosen.layer, chosen.reader(layers[chosen.layer][2]))
     return read
@@ -182,7 +182,11 @@ def _interval(values: Array) -> tuple[float, float, float]:
 
 
 def compare_set(
-    set_name: str, store: ActivationStore, poolings: Sequence[str], methods: Sequence[str]
+    set_name: str,
+    store: ActivationStore,
+    poolings: Sequence[str],
+    methods: Sequence[str],
+    search: RfmSearch | None = None,
 ) -> tuple[list[Cell], Lead | None]:
     """The cells of one set, and RFM's lead over the linear probe where both are asked for."""
     task = Task.of(store.labels(concept_set(set_name).label), store.groups)
@@ -190,7 +194,7 @@ def compare_set(
     if not is_binary(targets):
         methods = [method for method in methods if method != "logistic"]  # which knows classes only
     for pooling in poolings:
-        read = read_test(store, task, pooling, methods)
+        read = read_test(store, task, pooling, methods, search or RfmSearch(device=learning_device()))
         found = {method: scores_of(readings, targets, draws) for method, (_, readings) in read.items()}
         for method, (areas, hits) in found.items():
             accuracy = None if hits is None else _interval(hits)
@@ -253,6 +257,9 @@ def main(
         "~/.cache/rfm_live/comparison"
     ),
     skipped_seconds: Annotated[float, typer.Option(help="of every clip, left out of mean and segments")] = 0.5,
+    most: Annotated[
+        int, typer.Option(help="clips of a set that RFM learns from; time grows with their cube", min=2)
+    ] = RfmSearch.most,
     markdown: Annotated[Path | None, typer.Option(help="file for the table in markdown")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
 ) -> None:
@@ -262,7 +269,7 @@ def main(
     cells: list[Cell] = []
     leads: list[Lead] = []
     counts: dict[str, int] = {}
-    folder = cache.expanduser()
+    folder, search = cache.expanduser(), RfmSearch(most=most, device=learning_device())
     with Progress(console=Console(stderr=True)) as bar:
         for name, clips in map(_wanted, sets or [member.name for member in SETS]):
             told = _reporter(bar, f"{name}: rendering")
@@ -271,7 +278,7 @@ def main(
             told = _reporter(bar, f"{name}: reading")
             store = compute_activations(model, collection, place, Reading(skipped_seconds=skipped_seconds), told)
             counts[name] = len(store.clips)
-            more, lead = compare_set(name, store, pooling or POOLINGS, method or METHODS)
+            more, lead = compare_set(name, store, pooling or POOLINGS, method or METHODS, search)
             cells += more
             leads += [] if lead is None else [lead]
     rows = as_table(cells, leads)
