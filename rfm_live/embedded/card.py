@@ -21,7 +21,7 @@ sha256 of the weights: `{sha256}`
 - **Decoder**: {layers} blocks of width {width}, {decoder_parameters} parameters; text encoder: T5 with 2 blocks of
   width 128 and its own tokenizer, which first learned to tell styles by itself ({text_steps} steps). The decoder began
   with heads that copy (`rfm_live.embedded.copying_heads`). {decoder_steps}
-  steps in {decoder_trained_minutes} minutes on a CPU; contexts up to 1024 frames{distilled}.
+  steps in {decoder_trained_minutes} minutes on a CPU; contexts up to 1024 frames{distilled}{rehearsed}.
   The heads of its codebooks are divided by {head_temperatures}. Played {played}.
 - **Data**: {pieces} pieces of 30 s (seed {seed}) by our own composer (`rfm_live.embedded.composer`), rendered by
   FluidSynth with the FluidR3 Mono soundfont (MIT), reverb and chorus off. {instruments} instruments of {families}
@@ -45,7 +45,7 @@ def write_card(checkpoint: Path) -> None:
     rows = [f"### {name}\n\n{_table(values)}" for name, values in meters.items() if isinstance(values, dict)]
     wishes = json.loads((checkpoint / "generation_config.json").read_text())
     told = {"played": _played(wishes), "refined": _refined(training), "head_temperatures": _told(HEAD_TEMPERATURES)}
-    told |= {"distilled": _distilled(training)}
+    told |= {"distilled": _distilled(training), "rehearsed": _rehearsed(training)}
     facts = {"note": "", **training, **_instruments(), **told, "sha256": meters["sha256"]}
     (checkpoint / "MODEL_CARD.md").write_text(_TEXT.format(**facts, meters="\n\n".join(rows)))
 
@@ -60,6 +60,12 @@ def _distilled(training: dict[str, float]) -> str:
     """The decoder's second stage, in words; nothing where there was none."""
     steps, minutes = training["distilled_steps"], training["distilled_minutes"]
     return f", then {steps} steps in {minutes} minutes to play as if under guidance {GUIDANCE:g}" if steps else ""
+
+
+def _rehearsed(training: dict[str, float]) -> str:
+    """The decoder's third stage, in words; nothing where there was none."""
+    steps, minutes = training["rehearsed_steps"], training["rehearsed_minutes"]
+    return f", then {steps} steps in {minutes} minutes on its own playing" if steps else ""
 
 
 def _told(temperatures: tuple[float, ...]) -> str:

@@ -90,6 +90,8 @@ class DecoderTrainer:
     seconds: float = 0.0
     distilled_steps: int = 0
     distilled_seconds: float = 0.0
+    rehearsed_steps: int = 0
+    rehearsed_seconds: float = 0.0
 
     @classmethod
     def create(cls, tokenizer: T5Tokenizer, seed: int, layers: int, width: int, filters: int) -> DecoderTrainer:
@@ -126,6 +128,8 @@ class DecoderTrainer:
             "seconds": self.seconds,
             "distilled_steps": self.distilled_steps,
             "distilled_seconds": self.distilled_seconds,
+            "rehearsed_steps": self.rehearsed_steps,
+            "rehearsed_seconds": self.rehearsed_seconds,
         }
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
@@ -140,6 +144,7 @@ class DecoderTrainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds = state["step"], state["seconds"]
         self.distilled_steps, self.distilled_seconds = state["distilled_steps"], state["distilled_seconds"]
+        self.rehearsed_steps, self.rehearsed_seconds = state["rehearsed_steps"], state["rehearsed_seconds"]
 
     def to(self, device: torch.device) -> None:
         """Move everything to `device`."""
@@ -181,7 +186,7 @@ class DecoderTrainer:
 
     def logits(self, columns: Tensor, captions: Sequence[str]) -> Tensor:
         """Logits [B, T, K, V] for input `columns` [B, K, T]; an empty caption gives zero text states."""
-        return self._read(columns, *self._text(captions))[0]
+        return self._read(columns, *self.text(captions))[0]
 
     def listened(self, columns: Tensor, captions: Sequence[str]) -> Tensor:
         """Logits like those of `logits`, outside of any graph: what the model would play here."""
@@ -195,7 +200,7 @@ class DecoderTrainer:
         the captions, and the weighted sum of reading `music` [B, T, 10] off the decoder's middle. `heard` is `columns`,
         or has wrong codes in it.
         """
-        states, visible = self._text(captions)
+        states, visible = self.text(captions)
         logits, middle = self._read(heard[..., :-1], states, visible)
         per_codebook = codebook_losses(logits, columns[..., 1:])
         music_loss = _label_loss(self.music_head(middle), music, MUSIC_SIZES, _MUSIC_WEIGHTS)
@@ -214,7 +219,7 @@ class DecoderTrainer:
             rng = np.random.default_rng([seed, 13, step])
             styles = [draw_style(rng) for _ in range(TEXT_ROWS)]
             labels = torch.tensor([style_labels(style) for style in styles], device=self.style_head.weight.device)
-            states, visible = self._text([worded(rng, style) for style in styles])
+            states, visible = self.text([worded(rng, style) for style in styles])
             loss = self._style_loss(states, visible, labels)
             optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
@@ -230,7 +235,7 @@ class DecoderTrainer:
         mean = states.sum(1) / visible.sum(1, keepdim=True)  # [B, D]
         return _label_loss(self.style_head(mean), labels, STYLE_SIZES, [1 / len(STYLE_SIZES)] * len(STYLE_SIZES))
 
-    def _text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def text(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Projected text states [B, S, D], zero where there is no token, and the mask [B, S] of what to look at."""
         device = self.style_head.weight.device
         tokens = self.tokenizer(list(captions), padding=True, return_tensors="pt").to(device)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import EncodecFeatureExtractor, MusicgenProcessor
+from transformers import EncodecFeatureExtractor, EncodecModel, MusicgenProcessor
 
 from rfm_live.embedded import DEFAULT_PROMPT
-from rfm_live.embedded.codec_training import CodecTrainer
 from rfm_live.embedded.decoder_training import DecoderTrainer, generation_config
 from rfm_live.engine.prompts import save_prompt_states
 from rfm_live.model.checkpoint import load_checkpoint
@@ -21,9 +21,9 @@ HEAD_TEMPERATURES = (1.0, 0.8, 0.7, 0.7)
 say how it sounds, and are better off with what is likeliest. MusicGen has one temperature for all."""
 
 
-def write_checkpoint(target: Path, codec: CodecTrainer, decoder: DecoderTrainer) -> None:
-    """Replace `target` by the checkpoint: averaged weights in fp16, tokenizer, processor, the default prompt's text
-    states. The heads are scaled for `HEAD_TEMPERATURES`.
+def write_checkpoint(target: Path, codec: EncodecModel, decoder: DecoderTrainer, *, is_averaged: bool = True) -> None:
+    """Replace `target` by the checkpoint: averaged weights (or the trained ones as they are) in fp16, tokenizer,
+    processor, the default prompt's text states. The heads are scaled for `HEAD_TEMPERATURES`.
 
     Files in `target` that this function does not make (the model card) stay.
     """
@@ -31,9 +31,9 @@ def write_checkpoint(target: Path, codec: CodecTrainer, decoder: DecoderTrainer)
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     model = decoder.model
-    model.audio_encoder.load_state_dict(codec.export().state_dict())
+    model.audio_encoder.load_state_dict(codec.state_dict())
     model.generation_config = generation_config()
-    with decoder.averaged():
+    with decoder.averaged() if is_averaged else nullcontext():
         weights = {name: tensor.to(torch.float16) for name, tensor in _sharpened(model.state_dict()).items()}
         model.to("cpu").save_pretrained(fresh, state_dict=weights)
         MusicgenProcessor(

@@ -2,8 +2,8 @@
 data.
 
 Stages, each of which goes on where an earlier run stopped: render the corpus, train the codec, encode the corpus, train
-the decoder and text encoder, distil their guidance, write the checkpoint. Needs the `train` extra, FluidSynth and the
-FluidR3 Mono soundfont.
+the decoder and text encoder, distil their guidance, let the decoder learn from its own playing, write the checkpoint.
+Needs the `train` extra, FluidSynth and the FluidR3 Mono soundfont.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from rfm_live.embedded.decoder_lessons import Lessons, delayed_columns, draw_cap
 from rfm_live.embedded.decoder_training import DecoderTrainer, codebook_losses, train_decoder
 from rfm_live.embedded.export import write_checkpoint
 from rfm_live.embedded.guidance_distillation import distil_guidance
+from rfm_live.embedded.rehearsal import rehearse
 from rfm_live.embedded.text_parts import build_tokenizer
 from rfm_live.errors import RfmError
 
@@ -53,6 +54,7 @@ class Recipe:
     text_steps: int = 2000
     decoder_minutes: float = 60.0
     distil_minutes: float = 60.0
+    rehearse_minutes: float = 45.0
 
 
 class Run:
@@ -169,6 +171,30 @@ class Run:
                 )
         return student
 
+    def rehearsed(self, before: DecoderTrainer, codec: CodecTrainer, lessons: Lessons) -> DecoderTrainer:
+        """The decoder after it has learned from its own playing, for what is left of the minutes planned for that and
+        of this run's; nothing before guidance has had all of its own.
+        """
+        recipe, path = self.recipe, self.folder / "rehearsed.pt"
+        if not path.exists() and recipe.distil_minutes - before.distilled_seconds / 60 > _ROUNDING_MINUTES:
+            return before
+        student = self._decoder_trainer(path if path.exists() else self.folder / "distilled.pt")
+        minutes = self._minutes(recipe.rehearse_minutes, student.rehearsed_seconds)
+        if minutes > 0:
+            with _progress("rehearsals") as tell:
+                rehearse(
+                    student,
+                    before,
+                    codec.export(),
+                    lessons,
+                    minutes,
+                    path,
+                    total_minutes=recipe.rehearse_minutes,
+                    seed=recipe.seed,
+                    report=lambda step, losses: tell(step, _nats(losses)),
+                )
+        return student
+
     def _decoder_trainer(self, path: Path) -> DecoderTrainer:
         """A decoder and text encoder as `path` has them, or fresh ones."""
         recipe = self.recipe
@@ -209,6 +235,8 @@ def told(recipe: Recipe, codec: CodecTrainer, decoder: DecoderTrainer, losses: l
         "decoder_trained_minutes": round(decoder.seconds / 60, 1),
         "distilled_steps": decoder.distilled_steps,
         "distilled_minutes": round(decoder.distilled_seconds / 60, 1),
+        "rehearsed_steps": decoder.rehearsed_steps,
+        "rehearsed_minutes": round(decoder.rehearsed_seconds / 60, 1),
         "decoder_parameters": sum(value.numel() for value in decoder.model.decoder.parameters()),
         "held_out_loss_nats": [round(value, 4) for value in losses],
     }
@@ -259,6 +287,9 @@ def train(
     distil_minutes: Annotated[
         float, typer.Option(help="time in which the trained decoder learns to play as if guided, over all runs")
     ] = Recipe.distil_minutes,
+    rehearse_minutes: Annotated[
+        float, typer.Option(help="time in which the decoder learns from its own playing, over all runs")
+    ] = Recipe.rehearse_minutes,
     device: Annotated[str, typer.Option(help="torch device: cpu or cuda")] = "cpu",
 ) -> None:
     """Train the embedded checkpoint from nothing, or go on where the last run stopped, and write it."""
@@ -275,6 +306,7 @@ def train(
         text_steps,
         decoder_minutes,
         distil_minutes,
+        rehearse_minutes,
     )
     run = Run(folder, recipe, minutes, device)
     try:
@@ -285,10 +317,10 @@ def train(
         run.refine(codec, corpus)
         written = [piece(recipe.seed, "train", index) for index in range(len(codes))]
         lessons = Lessons(codes, written, codec.silence())
-        decoder = run.distilled(run.decoder(lessons), lessons)
+        decoder = run.rehearsed(run.distilled(run.decoder(lessons), lessons), codec, lessons)
         losses = validate(decoder, held_codes, held_corpus.captions)
         _console.print(f"held-out loss {'/'.join(f'{value:.3f}' for value in losses)} nats at step {decoder.step}")
-        write_checkpoint(target, codec, decoder)
+        write_checkpoint(target, codec.export(), decoder)
         (target / TRAINING_FILE).write_text(json.dumps(told(recipe, codec, decoder, losses), indent=2) + "\n")
         _console.print(f"wrote {target} after {(time.monotonic() - began) / 60:.1f} minutes")
     except KeyboardInterrupt:
