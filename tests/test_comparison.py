@@ -17,7 +17,9 @@ from rfm_live.concepts.comparison import (
     as_markdown,
     as_table,
     compare_set,
+    over_tasks,
     parts_of,
+    read_test,
     resampled,
     scores_of,
 )
@@ -27,10 +29,10 @@ from tests.test_directions import LAYERS, axes, planted
 NAMES: list[Label] = ["major", "minor", "aug"]
 
 
-def three_classes(folder: Path) -> tuple[object, Task]:
-    store = planted(folder, NAMES * 32, dict(zip(NAMES, axes(3), strict=True)), groups=12)
+def three_classes(folder: Path, groups: int = 12) -> tuple[object, Task]:
+    store = planted(folder, NAMES * 32, dict(zip(NAMES, axes(3), strict=True)), groups=groups)
     store = type(store)(**{**vars(store), "clips": tuple(_labelled(clip) for clip in store.clips)})
-    return store, Task.of(store.labels("chord"), store.groups)
+    return store, Task.all_of(store.labels("chord"), store.groups)[0]
 
 
 def _labelled(clip: object) -> object:
@@ -66,6 +68,34 @@ def test_one_test_group_is_drawn_clip_by_clip() -> None:
     task = Task(targets, np.where(is_test, "click", "other"), is_test, np.zeros(40, np.bool_))
     draws = resampled(task)
     assert len(draws[1]) == 20 and len(set(draws[1])) < 20
+
+
+def test_of_few_groups_each_is_the_test_once(tmp_path: Path) -> None:
+    store, _ = three_classes(tmp_path, groups=4)
+    tasks = Task.all_of(store.labels("chord"), store.groups)  # type: ignore[attr-defined]
+    assert [set(task.groups[task.is_test]) for task in tasks] == [{name} for name in sorted(set(tasks[0].groups))]
+    assert len(tasks) == 4
+    for task in tasks:
+        assert (task.is_training | task.is_validation | task.is_test).all()
+        assert not set(task.groups[task.is_validation]) & set(task.groups[task.is_training])
+    cells, _ = compare_set("chords", store, ["mean"], ["linear", "means"])  # type: ignore[arg-type]
+    for cell in cells:
+        readings = [read_test(store, task, "mean", [cell.method], RfmSearch())[cell.method][1] for task in tasks]  # type: ignore[arg-type]
+        each = [
+            roc_auc_score(task.targets[task.is_test], found, average="macro")
+            for task, found in zip(tasks, readings, strict=True)
+        ]
+        assert cell.score[0] == pytest.approx(np.mean(each), abs=1e-4)
+
+
+def test_a_mean_over_tests_is_drawn_test_by_test() -> None:
+    apart = [np.full(301, 0.2), np.full(301, 0.8)]
+    together = over_tasks(apart)
+    assert together is not None and together[0] == pytest.approx(0.5)
+    assert {round(float(value), 3) for value in together} == {0.2, 0.5, 0.8}
+    assert over_tasks([None, None]) is None
+    alone = over_tasks([np.arange(301.0)])
+    assert alone is not None and (alone == np.arange(301.0)).all()
 
 
 def test_scores_are_those_of_scikit_learn() -> None:

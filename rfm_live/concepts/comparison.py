@@ -3,7 +3,8 @@
 `python -m rfm_live.concepts.comparison` renders the sets, reads them with a checkpoint and prints the table. A reader
 reads all classes of a set at once, and the class is the largest reading. Its block, and RFM's settings, are chosen on
 instruments held out of the training clips, never on the test clips. Intervals are 95 %, bootstrapped over whole test
-instruments, because clips of one instrument are not independent; over clips where there is one instrument only.
+instruments, because clips of one instrument are not independent. Where there are few instruments, as in the sets of
+five clicks, each is the test once: scores are means over these tests, intervals bootstrapped over them and their clips.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ LINEAR: dict[str, Probe] = {
 }
 METHODS = ("rfm", *LINEAR)
 RESAMPLES = 300
+FEW = 7
+"""Of so many groups or less, a quarter is a single one: each is the test once."""
 CLIPS = 300
 _console = Console(highlight=False)
 
@@ -58,7 +61,7 @@ class Cell:
     """One reader on the test clips of one set.
 
     `score` is the mean AUC of the classes, each against the rest, or R2 for tempos, with its 95 % interval; `accuracy`
-    alike, None for tempos. `layer` is the block that validation chose.
+    alike, None for tempos. `layer` is the block that validation chose, of several tests the one chosen most often.
     """
 
     set_name: str
@@ -88,14 +91,25 @@ class Task:
     is_validation: Mask
 
     @classmethod
-    def of(cls, labels: Sequence[Label], groups: Sequence[str]) -> Task:
-        """Holds out a quarter of the groups for test, and of the others a quarter for validation.
+    def all_of(cls, labels: Sequence[Label], groups: Sequence[str]) -> list[Task]:
+        """One task that holds out a quarter of the groups for test, or of FEW groups or less, a task for each of them.
+
+        Raises:
+            ClipError: the groups are too few.
+        """
+        names = sorted(set(groups))
+        if len(names) > FEW:
+            return [cls.of(labels, groups, hold_out(groups, classes_of(labels)))]
+        return [cls.of(labels, groups, np.asarray(groups) == name) for name in names]
+
+    @classmethod
+    def of(cls, labels: Sequence[Label], groups: Sequence[str], is_test: Mask) -> Task:
+        """Of the groups that are not for test, a quarter is for validation.
 
         Raises:
             ClipError: the groups are too few.
         """
         classes = classes_of(labels)
-        is_test = hold_out(groups, classes)
         rest = np.flatnonzero(~is_test)
         is_validation = np.zeros(len(labels), np.bool_)
         others = [groups[int(place)] for place in rest], [classes[int(place)] for place in rest]
@@ -189,21 +203,44 @@ def compare_set(
     search: RfmSearch | None = None,
 ) -> tuple[list[Cell], Lead | None]:
     """The cells of one set, and RFM's lead over the linear probe where both are asked for."""
-    task = Task.of(store.labels(concept_set(set_name).label), store.groups)
-    draws, targets, cells, lead = resampled(task), task.targets[task.is_test], [], None
-    if not is_binary(targets):
+    tasks, cells, lead = Task.all_of(store.labels(concept_set(set_name).label), store.groups), [], None
+    draws = [resampled(task) for task in tasks]
+    search = search or RfmSearch(device=learning_device())
+    if not is_binary(tasks[0].targets):
         methods = [method for method in methods if method != "logistic"]  # which knows classes only
     for pooling in poolings:
-        read = read_test(store, task, pooling, methods, search or RfmSearch(device=learning_device()))
-        found = {method: scores_of(readings, targets, draws) for method, (_, readings) in read.items()}
-        for method, (areas, hits) in found.items():
+        read = [read_test(store, task, pooling, methods, search) for task in tasks]
+        found = {}
+        for method in methods:
+            scores = [
+                scores_of(one[method][1], task.targets[task.is_test], drawn)
+                for one, task, drawn in zip(read, tasks, draws, strict=True)
+            ]
+            areas, hits = over_tasks([first for first, _ in scores]), over_tasks([second for _, second in scores])
+            assert areas is not None  # there are scores of every task
+            found[method] = areas, hits
+            layers = [one[method][0] for one in read]
             accuracy = None if hits is None else _interval(hits)
-            cells.append(Cell(set_name, pooling, method, read[method][0], _interval(areas), accuracy))
+            cells.append(Cell(set_name, pooling, method, max(layers, key=layers.count), _interval(areas), accuracy))
         if pooling == "mean" and {"rfm", "linear"} <= found.keys():
             (areas, hits), (plain_areas, plain_hits) = found["rfm"], found["linear"]
             more = None if hits is None or plain_hits is None else _interval(hits - plain_hits)
             lead = Lead(set_name, _interval(areas - plain_areas), more)
     return cells, lead
+
+
+def over_tasks(values: Sequence[Array | None]) -> Array | None:
+    """Means [1 + RESAMPLES] over the tasks, each of which has as many values: first of all tasks, then of bootstrap
+    draws of tasks, each with its own draw of clips. None where tasks have no values.
+    """
+    known = [one for one in values if one is not None]
+    if not known:
+        return None
+    table, rng = np.stack(known), np.random.default_rng(1)  # [tasks, 1 + RESAMPLES]
+    if len(table) == 1:
+        return table[0]
+    drawn = [table[rng.integers(len(table), size=len(table)), place].mean() for place in range(1, table.shape[1])]
+    return np.asarray([table[:, 0].mean(), *drawn])
 
 
 def as_table(cells: Sequence[Cell], leads: Sequence[Lead]) -> list[list[str]]:
