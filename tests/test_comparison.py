@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
-from rfm_live.concepts.class_readers import Part, RfmSearch, best_linear, best_rfm, one_vs_rest
+from rfm_live.concepts.class_readers import Fold, Part, RfmSearch, best_linear, best_rfm, one_vs_rest
 from rfm_live.concepts.clips import Label
 from rfm_live.concepts.comparison import (
     LINEAR,
@@ -24,6 +24,7 @@ from rfm_live.concepts.comparison import (
     scores_of,
 )
 from rfm_live.concepts.probes import LeastSquares
+from rfm_live.errors import ClipError
 from tests.test_directions import LAYERS, axes, planted
 
 NAMES: list[Label] = ["major", "minor", "aug"]
@@ -32,7 +33,7 @@ NAMES: list[Label] = ["major", "minor", "aug"]
 def three_classes(folder: Path, groups: int = 12) -> tuple[object, Task]:
     store = planted(folder, NAMES * 32, dict(zip(NAMES, axes(3), strict=True)), groups=groups)
     store = type(store)(**{**vars(store), "clips": tuple(_labelled(clip) for clip in store.clips)})
-    return store, Task.all_of(store.labels("chord"), store.groups)[0]
+    return store, Task.all_of(store.labels("chord"), store.groups)[0][0]
 
 
 def _labelled(clip: object) -> object:
@@ -72,20 +73,50 @@ def test_one_test_group_is_drawn_clip_by_clip() -> None:
 
 def test_of_few_groups_each_is_the_test_once(tmp_path: Path) -> None:
     store, _ = three_classes(tmp_path, groups=4)
-    tasks = Task.all_of(store.labels("chord"), store.groups)  # type: ignore[attr-defined]
-    assert [set(task.groups[task.is_test]) for task in tasks] == [{name} for name in sorted(set(tasks[0].groups))]
-    assert len(tasks) == 4
-    for task in tasks:
-        assert (task.is_training | task.is_validation | task.is_test).all()
-        assert not set(task.groups[task.is_validation]) & set(task.groups[task.is_training])
+    tests = Task.all_of(store.labels("chord"), store.groups)  # type: ignore[attr-defined]
+    names = sorted(set(tests[0][0].groups))
+    assert len(names) == 4 and [set(folds[0].groups[folds[0].is_test]) for folds in tests] == [{one} for one in names]
+    for test, folds in zip(names, tests, strict=True):
+        held = [set(task.groups[task.is_validation]) for task in folds]
+        assert held == [{one} for one in names if one != test]
+        for task in folds:
+            assert (task.is_test == folds[0].is_test).all() and not (task.is_test & task.is_validation).any()
+            assert (task.is_training | task.is_validation | task.is_test).all()
     cells, _ = compare_set("chords", store, ["mean"], ["linear", "means"])  # type: ignore[arg-type]
     for cell in cells:
-        readings = [read_test(store, task, "mean", [cell.method], RfmSearch())[cell.method][1] for task in tasks]  # type: ignore[arg-type]
-        each = [
-            roc_auc_score(task.targets[task.is_test], found, average="macro")
-            for task, found in zip(tasks, readings, strict=True)
-        ]
+        each = []
+        for folds in tests:
+            read = read_test(store, folds, "mean", [cell.method], RfmSearch())  # type: ignore[arg-type]
+            wanted = folds[0].targets[folds[0].is_test]
+            each.append(roc_auc_score(wanted, read[cell.method][1], average="macro"))
         assert cell.score[0] == pytest.approx(np.mean(each), abs=1e-4)
+
+
+def test_two_groups_are_too_few_for_a_test(tmp_path: Path) -> None:
+    store, _ = three_classes(tmp_path, groups=4)
+    with pytest.raises(ClipError, match="2 groups"):
+        Task.all_of(store.labels("chord"), ["one", "other"] * 48)  # type: ignore[attr-defined]
+
+
+def test_settings_are_chosen_by_the_mean_over_folds() -> None:
+    rng = np.random.default_rng(3)
+    classes = np.tile([0, 1], 20)
+    told, noise = classes[:, None] * 4.0 + rng.standard_normal((40, 3)), rng.standard_normal((40, 3))
+    y = np.eye(2)[classes]
+    first = Fold([Part(told[:20], y[:20]), Part(told[:20], y[:20])], [Part(told[20:], y[20:]), Part(told[20:], y[20:])])
+    other = Fold([Part(told[:20], y[:20]), Part(noise[:20], y[:20])], [Part(told[20:], y[20:])] * 2)
+    for chosen in (
+        best_linear(LeastSquares(), [other, first]),
+        best_rfm(RfmSearch(blocks=2, draws=1, rounds=1), [other, first]),
+    ):
+        assert chosen.layer == 0 and chosen.validation > 0.95
+    both = best_linear(
+        LeastSquares(), [Fold(other.train[1:], other.validation[1:]), Fold(first.train[1:], first.validation[1:])]
+    )
+    alone = [
+        best_linear(LeastSquares(), [Fold(one.train[1:], one.validation[1:])]).validation for one in (other, first)
+    ]
+    assert both.validation == pytest.approx(np.mean(alone))
 
 
 def test_a_mean_over_tests_is_drawn_test_by_test() -> None:
@@ -126,9 +157,8 @@ def test_every_reader_finds_planted_classes_at_a_block_that_has_them(tmp_path: P
     truth = task.targets[task.is_test].argmax(axis=1)
     for method in METHODS:
         search = RfmSearch(blocks=2, draws=1, rounds=1, most=80)
-        chosen = best_rfm(search, train, validation) if method == "rfm" else best_linear(
-            LINEAR[method], train, validation
-        )  # fmt: skip
+        folds = [Fold(train, validation)]
+        chosen = best_rfm(search, folds) if method == "rfm" else best_linear(LINEAR[method], folds)
         assert chosen.layer in (1, 2) and chosen.validation > 0.95
         readings = chosen.reader(parts[chosen.layer][2])
         assert readings.shape == (task.is_test.sum(), 3)
@@ -138,7 +168,7 @@ def test_every_reader_finds_planted_classes_at_a_block_that_has_them(tmp_path: P
 def test_the_chosen_reader_has_learned_from_the_validation_part_too() -> None:
     rng = np.random.default_rng(2)
     train, held = (Part(rng.standard_normal((20, 5)), np.eye(2)[np.tile([0, 1], 10)]) for _ in range(2))
-    chosen = best_linear(LeastSquares(), [train], [held])
+    chosen = best_linear(LeastSquares(), [Fold([train], [held])])
     expected = LinearRegression().fit(np.vstack((train.x, held.x)), np.vstack((train.y, held.y))).predict(held.x)
     np.testing.assert_allclose(chosen.reader(held.x), expected, atol=1e-9)
 

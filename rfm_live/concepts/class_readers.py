@@ -1,7 +1,8 @@
 """Readers: from points to readings of all classes of a set at once, O numbers for a clip. Used by `comparison`.
 
 A reader learns from points x [N, D] and targets y [N, O], one-hot columns or one column of numbers; block and settings
-are chosen by the score on a validation part, and the chosen reader learns again from both parts.
+are chosen by the score on a validation part, the mean over folds where there are several, and the chosen reader learns
+again from both parts.
 """
 
 from __future__ import annotations
@@ -42,8 +43,20 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Fold:
+    """One way to keep a validation part back: both parts of every block."""
+
+    train: Sequence[Part]
+    validation: Sequence[Part]
+
+    def whole(self, layer: int) -> Part:
+        """Both parts of a block."""
+        return self.train[layer].joined(self.validation[layer])
+
+
+@dataclass(frozen=True)
 class Chosen:
-    """A reader, the block that it reads, and what it scored on the validation part."""
+    """A reader, the block that it reads, and what it scored on the validation parts."""
 
     reader: Reader
     layer: int
@@ -61,11 +74,17 @@ def one_vs_rest(probe: Probe, part: Part) -> Reader:
     return lambda x: x @ matrix * slopes + intercepts
 
 
-def best_linear(probe: Probe, train: Sequence[Part], validation: Sequence[Part]) -> Chosen:
-    """`probe` at the block that the validation parts, one per block like the training parts, like best."""
-    scores = [score(one_vs_rest(probe, part)(held.x), held.y) for part, held in zip(train, validation, strict=True)]
+def best_linear(probe: Probe, folds: Sequence[Fold]) -> Chosen:
+    """`probe` at the block that the validation parts like best."""
+    scores = np.mean([_linear_scores(probe, fold) for fold in folds], axis=0)
     layer = int(np.argmax(scores))
-    return Chosen(one_vs_rest(probe, train[layer].joined(validation[layer])), layer, scores[layer])
+    return Chosen(one_vs_rest(probe, folds[0].whole(layer)), layer, float(scores[layer]))
+
+
+def _linear_scores(probe: Probe, fold: Fold) -> list[float]:
+    """What the probe scores at every block."""
+    sides = zip(fold.train, fold.validation, strict=True)
+    return [score(one_vs_rest(probe, part)(held.x), held.y) for part, held in sides]
 
 
 @dataclass(frozen=True)
@@ -83,23 +102,28 @@ class RfmSearch:
     device: str = "cpu"
 
 
-def best_rfm(search: RfmSearch, train: Sequence[Part], validation: Sequence[Part]) -> Chosen:
+def best_rfm(search: RfmSearch, folds: Sequence[Fold]) -> Chosen:
     """A recursive feature machine with O outputs, which share one metric; the search scores on the validation parts."""
-    train = [part.thinned(search.most) for part in train]
+    folds = [Fold([part.thinned(search.most) for part in fold.train], fold.validation) for fold in folds]
 
-    def fitted(layer: int, settings: RfmSettings) -> tuple[float, int, RfmSettings]:
-        part, held = train[layer], validation[layer]
-        fit = fit_rfm(part.x, part.y, held.x, held.y, settings, search.device)
-        return fit.score, layer, replace(settings, rounds=fit.best_round)
+    def tried(layer: int, settings: RfmSettings) -> tuple[float, int, RfmSettings]:
+        """The best mean score of a round over the folds, and with which block and settings."""
+        scores = [
+            fit_rfm(*_points(fold.train[layer]), *_points(fold.validation[layer]), settings, search.device).scores
+            for fold in folds
+        ]
+        by_round = np.mean([one[: min(map(len, scores))] for one in scores], axis=0)
+        best = int(np.argmax(by_round))
+        return float(by_round[best]), layer, replace(settings, rounds=best)
 
     plain = RfmSettings(rounds=search.rounds)
-    tried = [fitted(layer, plain) for layer in range(len(train))]
-    promising = sorted(range(len(train)), key=lambda layer: -tried[layer][0])[: search.blocks]
+    found = [tried(layer, plain) for layer in range(len(folds[0].train))]
+    promising = sorted(range(len(found)), key=lambda layer: -found[layer][0])[: search.blocks]
     for settings in islice(drawn_settings(search.seed, search.rounds), search.draws):
-        tried += [fitted(layer, settings) for layer in promising]
-    best, layer, settings = max(tried, key=lambda item: item[0])
-    whole = train[layer].joined(validation[layer])
-    x, y = (torch.as_tensor(values, dtype=torch.float64, device=search.device) for values in (whole.x, whole.y))
+        found += [tried(layer, settings) for layer in promising]
+    best, layer, settings = max(found, key=lambda item: item[0])
+    whole = folds[0].whole(layer)
+    x, y = (torch.as_tensor(values, dtype=torch.float64, device=search.device) for values in _points(whole))
     *_, (machine, _) = machines(x, y, settings)
 
     def read(points: Array) -> Array:
@@ -107,3 +131,7 @@ def best_rfm(search: RfmSearch, train: Sequence[Part], validation: Sequence[Part
         return machine.predict(rows).cpu().numpy()
 
     return Chosen(read, layer, best)
+
+
+def _points(part: Part) -> tuple[Array, Array]:
+    return part.x, part.y

@@ -24,7 +24,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from rfm_live.concepts.activations import ActivationStore, compute_activations
-from rfm_live.concepts.class_readers import Chosen, Part, RfmSearch, best_linear, best_rfm
+from rfm_live.concepts.class_readers import Chosen, Fold, Part, RfmSearch, best_linear, best_rfm
 from rfm_live.concepts.clips import Label
 from rfm_live.concepts.directions import POOLINGS
 from rfm_live.concepts.pooling import AttentionTraining, learn_attention
@@ -35,7 +35,7 @@ from rfm_live.concepts.states import Reading, learning_device
 from rfm_live.concepts.syntheory import SETS, concept_set
 from rfm_live.concepts.syntheory_audio import Rendering, rendered_syntheory
 from rfm_live.concepts.targets import classes_of
-from rfm_live.errors import StartError
+from rfm_live.errors import ClipError, StartError
 from rfm_live.model.checkpoint import load_checkpoint
 from rfm_live.places import EMBEDDED, checkpoint_folder
 
@@ -51,7 +51,7 @@ LINEAR: dict[str, Probe] = {
 METHODS = ("rfm", *LINEAR)
 RESAMPLES = 300
 FEW = 7
-"""Of so many groups or less, a quarter is a single one: each is the test once."""
+"""Of so many groups or less, a quarter is a single one: each is the test once, and each of the others validates."""
 CLIPS = 300
 _console = Console(highlight=False)
 
@@ -91,29 +91,40 @@ class Task:
     is_validation: Mask
 
     @classmethod
-    def all_of(cls, labels: Sequence[Label], groups: Sequence[str]) -> list[Task]:
-        """One task that holds out a quarter of the groups for test, or of FEW groups or less, a task for each of them.
+    def all_of(cls, labels: Sequence[Label], groups: Sequence[str]) -> list[list[Task]]:
+        """The tests, each with its folds: tasks with the same test clips and other validation clips.
+
+        One test of a quarter of the groups with a quarter of the others for validation; of FEW groups or less, a test
+        for each of them, in which each of the others is the validation once.
 
         Raises:
             ClipError: the groups are too few.
         """
+        classes, known = classes_of(labels), np.asarray(groups)
         names = sorted(set(groups))
         if len(names) > FEW:
-            return [cls.of(labels, groups, hold_out(groups, classes_of(labels)))]
-        return [cls.of(labels, groups, np.asarray(groups) == name) for name in names]
+            return [[cls.of(labels, groups, hold_out(groups, classes))]]
+        if len(names) < 3:
+            raise ClipError(f"{len(names)} groups of clips, expected 3 or more: to learn, to validate and to test")
+        return [
+            [cls.of(labels, groups, known == test, known == held) for held in names if held != test] for test in names
+        ]
 
     @classmethod
-    def of(cls, labels: Sequence[Label], groups: Sequence[str], is_test: Mask) -> Task:
-        """Of the groups that are not for test, a quarter is for validation.
+    def of(
+        cls, labels: Sequence[Label], groups: Sequence[str], is_test: Mask, is_validation: Mask | None = None
+    ) -> Task:
+        """Of the groups that are not for test, a quarter is for validation where `is_validation` does not say which.
 
         Raises:
             ClipError: the groups are too few.
         """
         classes = classes_of(labels)
-        rest = np.flatnonzero(~is_test)
-        is_validation = np.zeros(len(labels), np.bool_)
-        others = [groups[int(place)] for place in rest], [classes[int(place)] for place in rest]
-        is_validation[rest] = hold_out(*others, seed=1)
+        if is_validation is None:
+            rest = np.flatnonzero(~is_test)
+            is_validation = np.zeros(len(labels), np.bool_)
+            others = [groups[int(place)] for place in rest], [classes[int(place)] for place in rest]
+            is_validation[rest] = hold_out(*others, seed=1)
         if all(isinstance(label, float) for label in labels):
             values = np.asarray(labels, np.float64)[:, None]
             targets = (values - values[~is_test].mean()) / values[~is_test].std()
@@ -147,17 +158,15 @@ def parts_of(store: ActivationStore, task: Task, layer: int, pooling: str) -> tu
 
 
 def read_test(
-    store: ActivationStore, task: Task, pooling: str, methods: Sequence[str], search: RfmSearch
+    store: ActivationStore, tasks: Sequence[Task], pooling: str, methods: Sequence[str], search: RfmSearch
 ) -> dict[str, tuple[int, Array]]:
-    """Block and readings [M, O] of the test clips by every method."""
-    layers = [parts_of(store, task, layer, pooling) for layer in range(store.layers)]
-    train, validation = [part[0] for part in layers], [part[1] for part in layers]
+    """Block and readings [M, O] of the test clips by every method; `tasks` are the folds of one test."""
+    parts = [[parts_of(store, task, layer, pooling) for layer in range(store.layers)] for task in tasks]
+    folds = [Fold([part[0] for part in layers], [part[1] for part in layers]) for layers in parts]
     read = {}
     for method in methods:
-        chosen: Chosen = (
-            best_rfm(search, train, validation) if method == "rfm" else best_linear(LINEAR[method], train, validation)
-        )
-        read[method] = (chosen.layer, chosen.reader(layers[chosen.layer][2]))
+        chosen: Chosen = best_rfm(search, folds) if method == "rfm" else best_linear(LINEAR[method], folds)
+        read[method] = (chosen.layer, chosen.reader(parts[0][chosen.layer][2]))
     return read
 
 
@@ -203,18 +212,19 @@ def compare_set(
     search: RfmSearch | None = None,
 ) -> tuple[list[Cell], Lead | None]:
     """The cells of one set, and RFM's lead over the linear probe where both are asked for."""
-    tasks, cells, lead = Task.all_of(store.labels(concept_set(set_name).label), store.groups), [], None
-    draws = [resampled(task) for task in tasks]
+    tests, cells, lead = Task.all_of(store.labels(concept_set(set_name).label), store.groups), [], None
+    firsts = [folds[0] for folds in tests]
+    draws = [resampled(task) for task in firsts]
     search = search or RfmSearch(device=learning_device())
-    if not is_binary(tasks[0].targets):
+    if not is_binary(firsts[0].targets):
         methods = [method for method in methods if method != "logistic"]  # which knows classes only
     for pooling in poolings:
-        read = [read_test(store, task, pooling, methods, search) for task in tasks]
+        read = [read_test(store, folds, pooling, methods, search) for folds in tests]
         found = {}
         for method in methods:
             scores = [
                 scores_of(one[method][1], task.targets[task.is_test], drawn)
-                for one, task, drawn in zip(read, tasks, draws, strict=True)
+                for one, task, drawn in zip(read, firsts, draws, strict=True)
             ]
             areas, hits = over_tasks([first for first, _ in scores]), over_tasks([second for _, second in scores])
             assert areas is not None  # there are scores of every task
@@ -237,8 +247,8 @@ def over_tasks(values: Sequence[Array | None]) -> Array | None:
     if not known:
         return None
     table, rng = np.stack(known), np.random.default_rng(1)  # [tasks, 1 + RESAMPLES]
-    if len(table) == 1:
-        return table[0]
+    if len(known) == 1:
+        return known[0]
     drawn = [table[rng.integers(len(table), size=len(table)), place].mean() for place in range(1, table.shape[1])]
     return np.asarray([table[:, 0].mean(), *drawn])
 
