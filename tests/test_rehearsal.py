@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from rfm_live.embedded import rehearsal
+from rfm_live.embedded import CHECKPOINT, rehearsal
 from rfm_live.embedded.codec_training import CODEBOOKS, CodecTrainer
 from rfm_live.embedded.corpus import piece
-from rfm_live.embedded.decoder_lessons import Lessons, delayed_columns, draw_captions
+from rfm_live.embedded.decoder_lessons import PAD, Lessons, delayed_columns, draw_captions
 from rfm_live.embedded.decoder_training import DecoderTrainer, generation_config
 from rfm_live.embedded.rehearsal import (
     Rehearsed,
     as_played,
-    free_frames,
+    free_stretches,
     play_on,
     rehearse,
     rehearse_rows,
@@ -24,6 +25,7 @@ from rfm_live.embedded.rehearsal import (
     worth,
 )
 from rfm_live.embedded.text_parts import build_tokenizer
+from rfm_live.model.checkpoint import load_checkpoint
 
 FRAMES = 1100
 PIECES = [piece(3, "train", index, FRAMES) for index in range(6)]
@@ -46,14 +48,16 @@ def lessons(codes: np.ndarray) -> Lessons:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("beat", [20, 28, 48])
-def test_free_stretches_go_from_beat_to_beat_and_the_piece_has_the_first_and_the_last_word(
-    seed: int, beat: int
-) -> None:
-    is_free = free_frames(np.random.default_rng(seed), 768, beat)
-    assert not is_free[: 4 * beat].any() and not is_free[-beat:].any()
-    changes = np.flatnonzero(np.diff(is_free.astype(int))) + 1
-    assert is_free.any() and (changes % beat == 0).all()
-    assert (np.diff(changes) >= 2 * beat).all()
+def test_free_stretches_go_from_beat_to_beat_and_the_piece_has_the_last_word(seed: int, beat: int) -> None:
+    stretches = free_stretches(np.random.default_rng(seed), 768, beat)
+    assert stretches[0][0] in (0, 4 * beat, 8 * beat) and stretches[-1][1] <= 768 - beat
+    assert all(at % beat == until % beat == 0 and until - at >= 2 * beat for at, until in stretches)
+    assert all(before[1] + 2 * beat <= after[0] for before, after in pairwise(stretches))
+
+
+def test_every_other_row_begins_with_nothing() -> None:
+    starts = [free_stretches(np.random.default_rng(seed), 512, 20)[0][0] for seed in range(400)]
+    assert 0.4 < starts.count(0) / len(starts) < 0.6
 
 
 def test_frames_count_the_more_the_sooner_they_follow_free_ones() -> None:
@@ -103,6 +107,24 @@ def test_only_what_the_piece_plays_behind_free_frames_counts() -> None:
         other[0, book, 40] = (codes[0, book, 40] + 1) % 512
         changed = loss(codes) != loss(other)
         assert changed[book] and changed.sum() == 1
+
+
+def test_another_piece_may_be_heard_where_the_decoder_does_not_play(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "FOREIGN", 1.0)
+    monkeypatch.setattr(rehearsal, "SHAPES", ((6, 400),))
+    monkeypatch.setattr(rehearsal, "CAPTION_DROP", 0.0)
+    codes = np.broadcast_to(np.arange(len(PIECES))[:, None, None], (len(PIECES), CODEBOOKS, FRAMES))
+    model = load_checkpoint(CHECKPOINT)
+    rows = rehearse_rows(model, lessons(codes), np.random.default_rng(0))
+    heard, told = rows.heard[:, 0, 1:], rows.columns[:, 0, 1:]
+    is_piece = rows.worth > 0
+    assert (told == told[:, :1]).all() and torch.equal(heard[is_piece], told[is_piece])
+    assert (heard != told).any() and heard.max() < len(PIECES)  # nothing was drawn from the model
+    for row, first in enumerate(rows.first):
+        assert torch.equal(heard[row, :first], told[row, :first])
+        known = rows.begun(200)[row]
+        for book in range(CODEBOOKS):
+            assert (known[book, first:] == PAD).all() and (known[book, book:first] == told[row, 0]).all()
 
 
 def test_a_decoder_learns_what_comes_back_after_its_own_playing(

@@ -1,10 +1,11 @@
 """The decoder learns from its own playing, so that long music keeps to its prompt. Used by the recipe only.
 
 Whoever learned from pieces alone has never heard what it plays itself after ten seconds: it lets the drums go and holds
-a note, and its own music then says to go on so. Here it hears the beginning of a piece, goes on freely, and at a beat
-the piece comes back where it would be by then; what the piece plays there is what the decoder learns to play after its
-own music (DAgger: Ross et al. 2011, arXiv 1011.0686, with the piece as the expert). In what it hears of pieces alone it
-stays as it was, by the Kullback-Leibler divergence from the decoder before rehearsals.
+a note, and its own music then says to go on so. Here it plays from nothing or after the beginning of a piece, and at a
+beat the piece comes back where it would be by then; what the piece plays there is what the decoder learns to play after
+its own music (DAgger: Ross et al. 2011, arXiv 1011.0686, with the piece as the expert). Now and then it hears another
+piece instead of its own playing: the caption counts for more than what was just heard. In what it hears of pieces alone
+it stays as it was, by the Kullback-Leibler divergence from the decoder before rehearsals.
 """
 
 from __future__ import annotations
@@ -34,8 +35,14 @@ SHAPES = ((32, 512), (20, 768), (16, 1024))
 STEP_FRAMES = 1024
 """Frames of a step, of as many rows as that gives."""
 CAPTION_DROP = 0.1
+FROM_NOTHING = 0.5
+"""Share of the rows that begin with a free stretch; others begin with a bar or two of the piece."""
 LONG = 0.5
 """Share of the free stretches that last for most of what is left of the row; others last one to three bars."""
+FOREIGN = 0.25
+"""Share of the free stretches in which another piece is heard instead of the decoder's own playing."""
+TEMPERATURES = (0.8, 1.0)
+"""Least and highest temperature of its own playing."""
 FADING_FRAMES, LASTING = 25.0, 0.1
 """A frame counts by exp(-t / FADING_FRAMES) + LASTING, t frames after the piece has come back."""
 PLAIN = 0.25
@@ -44,12 +51,13 @@ KEEPING = 0.5
 """Weight of the divergence from the decoder before."""
 RATE, WARM_UP_STEPS = 1e-4, 50
 Mask = npt.NDArray[np.bool_]
+Codes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Rehearsed:
     """Rows that the decoder has played in: `columns` [B, K, T + 1] are the pieces', `heard` what it heard and played,
-    `worth` [B, T] how much a frame counts after the piece has come back, `first` the frames before any of its own.
+    `worth` [B, T] how much a frame counts after the piece has come back, `first` the frames before any but the piece's.
     """
 
     columns: Tensor
@@ -61,6 +69,13 @@ class Rehearsed:
     def to(self, device: torch.device) -> Rehearsed:
         """The same on `device`."""
         return replace(self, columns=self.columns.to(device), heard=self.heard.to(device), worth=self.worth.to(device))
+
+    def begun(self, frames: int) -> Tensor:
+        """The next columns [B, K, frames] of the first `frames`, PAD from each row's `first` on."""
+        columns = self.columns[..., 1 : frames + 1].clone()
+        for row, first in enumerate(self.first):
+            columns[row, :, first:] = PAD
+        return columns
 
     def parts(self, rng: np.random.Generator) -> Iterator[Rehearsed]:
         """The rows in drawn order, STEP_FRAMES frames at a time."""
@@ -77,19 +92,19 @@ class Rehearsed:
             )
 
 
-def free_frames(rng: np.random.Generator, frames: int, beat: int) -> Mask:
-    """Which of `frames` frames the decoder plays itself: after one or two bars of the piece, from beat to beat, with
-    half a bar to a bar of the piece between; the piece has the last word.
+def free_stretches(rng: np.random.Generator, frames: int, beat: int) -> list[tuple[int, int]]:
+    """First frame and end of the stretches of `frames` frames that the piece does not play: from nothing or after one
+    or two bars of the piece, from beat to beat, with half a bar to a bar of the piece between; the piece has the last
+    word.
     """
-    bar = 4 * beat
-    is_free = np.zeros(frames, np.bool_)
-    at = bar * int(rng.integers(1, 3))
+    stretches = []
+    at = 0 if rng.random() < FROM_NOTHING else 4 * beat * int(rng.integers(1, 3))
     while (beats := (frames - at) // beat - 2) >= 2:
         least, most = (max(2, beats // 2), beats) if rng.random() < LONG else (2, min(beats, 12))
         until = at + beat * int(rng.integers(least, most + 1))
-        is_free[at:until] = True
+        stretches.append((at, until))
         at = until + beat * int(rng.integers(2, 5))
-    return is_free
+    return stretches
 
 
 def worth(is_free: Mask) -> npt.NDArray[np.float32]:
@@ -108,27 +123,65 @@ def rehearse_rows(model: MusicGen, lessons: Lessons, rng: np.random.Generator) -
     """Draw rows of pieces and let the model play in them; rows without a caption come last."""
     rows, frames = SHAPES[int(rng.integers(len(SHAPES)))]
     untold = int(rng.binomial(rows, CAPTION_DROP))
-    windows, captions, free = [], [], []
-    for row in range(rows):
-        piece = int(rng.integers(len(lessons.codes)))
-        style = lessons.styles[piece]
-        start = 4 * style.beat * int(rng.integers((lessons.codes.shape[2] - frames) // (4 * style.beat) + 1))
-        windows.append(lessons.codes[piece, :, start : start + frames].astype(np.int64))
-        captions.append("" if row >= rows - untold else worded(rng, style))
-        free.append(free_frames(rng, frames, style.beat))
-    columns = delayed_columns(torch.from_numpy(np.stack(windows)))
-    heard = play_on(model, columns, torch.from_numpy(np.stack(free)), captions, int(rng.integers(2**31)))
-    first = [int(row.argmax()) if row.any() else frames for row in free]
-    return Rehearsed(columns, heard, torch.from_numpy(np.stack(list(map(worth, free)))), captions, first)
+    drawn = [_draw_row(lessons, rng, frames, is_told=row < rows - untold) for row in range(rows)]
+    windows, mixed, is_own, is_free, captions = zip(*drawn, strict=True)
+    columns, heard = (delayed_columns(torch.from_numpy(np.stack(codes))) for codes in (windows, mixed))
+    heard = play_on(
+        model,
+        heard,
+        torch.from_numpy(np.stack(is_own)),
+        captions,
+        int(rng.integers(2**31)),
+        float(rng.uniform(*TEMPERATURES)),
+    )
+    first = [int(row.argmax()) if row.any() else frames for row in is_free]
+    return Rehearsed(columns, heard, torch.from_numpy(np.stack(list(map(worth, is_free)))), list(captions), first)
+
+
+def _draw_row(
+    lessons: Lessons, rng: np.random.Generator, frames: int, *, is_told: bool
+) -> tuple[Codes, Codes, Mask, Mask, str]:
+    """A window of a piece, the same with other pieces in some free stretches [K, T], which frames the decoder plays,
+    which the piece does not [T], and a caption.
+    """
+    piece = int(rng.integers(len(lessons.codes)))
+    style = lessons.styles[piece]
+    window = _from_a_bar(lessons, rng, piece, frames)
+    mixed, is_own, is_free = window.copy(), np.zeros(frames, np.bool_), np.zeros(frames, np.bool_)
+    for at, until in free_stretches(rng, frames, style.beat):
+        is_free[at:until] = True
+        if rng.random() < FOREIGN:
+            mixed[:, at:until] = _from_a_bar(lessons, rng, int(rng.integers(len(lessons.codes))), until - at)
+        else:
+            is_own[at:until] = True
+    # Where nothing of the piece was heard before, the caption alone says what comes back: it should say much.
+    texts = [worded(rng, style) for _ in range(3 if is_free[0] else 1)] if is_told else [""]
+    return window, mixed, is_own, is_free, max(texts, key=len)
+
+
+def _from_a_bar(lessons: Lessons, rng: np.random.Generator, piece: int, frames: int) -> Codes:
+    """So many frames of a piece from one of its bars on, int64 [K, frames]."""
+    bar = 4 * lessons.styles[piece].beat
+    start = bar * int(rng.integers((lessons.codes.shape[2] - frames) // bar + 1))
+    window: Codes = lessons.codes[piece, :, start : start + frames].astype(np.int64)
+    return window
 
 
 @torch.inference_mode()
-def play_on(model: MusicGen, columns: Tensor, is_free: Tensor, captions: Sequence[str], seed: int) -> Tensor:
+def play_on(
+    model: MusicGen,
+    columns: Tensor,
+    is_free: Tensor,
+    captions: Sequence[str],
+    seed: int,
+    temperature: float | None = None,
+) -> Tensor:
     """`columns` [B, K, T + 1] with the model's own draws, each after all that came before it, in the frames where
-    `is_free` [B, T]. It draws as in play without guidance: by temperature and top k. Rows without a caption stand at
-    the end.
+    `is_free` [B, T]. It draws as in play without guidance: by top k and a temperature, the one of play if None. Rows
+    without a caption stand at the end.
     """
     settings = generation_config()
+    temperature = temperature or settings.temperature
     generator = torch.Generator().manual_seed(seed)
     is_own = torch.zeros_like(columns, dtype=torch.bool)
     for book in range(columns.shape[1]):
@@ -138,7 +191,7 @@ def play_on(model: MusicGen, columns: Tensor, is_free: Tensor, captions: Sequenc
     cross = _cross(model, [text for text in captions if text])
     read = 0
     for column in torch.nonzero(is_own_column).flatten().tolist():
-        logits = model.decoder(heard[..., read:column], read, cache, cross)[:, -1] / settings.temperature  # [B, K, V]
+        logits = model.decoder(heard[..., read:column], read, cache, cross)[:, -1] / temperature  # [B, K, V]
         read = column
         least = logits.topk(settings.top_k).values[..., -1:]
         noise = torch.empty_like(logits).exponential_(generator=generator)
@@ -225,9 +278,9 @@ def rehearse(
             for part in rehearse_rows(model, lessons, rng).to(weight.device).parts(rng):
                 logits = student.logits(part.heard[..., :-1], part.captions)
                 each = returning_loss(logits, part)
-                known = min(part.first)
+                known = max(1, *part.first)
                 wanted = before.listened(part.heard[..., :known], part.captions)
-                kept = divergences(wanted, logits[:, :known], part.columns[..., 1 : known + 1])
+                kept = divergences(wanted, logits[:, :known], part.begun(known))
                 learn(((each + KEEPING * kept) * weight).sum())
                 running = 0.98 * running + 0.02 * each.detach().cpu().numpy()
                 if rng.random() < PLAIN:

@@ -21,6 +21,7 @@ from rfm_live.concepts.clips import Label
 from rfm_live.concepts.scores import auc
 from rfm_live.concepts.splits import Mask
 from rfm_live.concepts.turning import EPOCHS, Turns, learn_turns, read_turns
+from rfm_live.embedded.heard_lessons import codec_digest
 from rfm_live.embedded.music_meters import full_caption
 from rfm_live.embedded.turns import Turn, draw_turns, sounded
 from rfm_live.experiments.lessons import Stages
@@ -73,20 +74,25 @@ def taught(model: MusicGen, concepts: Sequence[str], teaching: Teaching, folder:
     """
     turns = [turn for name in concepts for turn in draw_turns(name, teaching.count(name), teaching.seed)]
     is_train = _learned_from(turns, teaching.seed)
-    name = sha256(json.dumps([FORMAT, model.sha256, teaching.turns, teaching.seed, *concepts]).encode()).hexdigest()[
-        :24
-    ]
-    stored = kept(folder / f"taught_{name}_{teaching.epochs}.safetensors")
+    file = folder / f"taught_{_named(model.sha256, teaching, concepts)}_{teaching.epochs}.safetensors"
+    stored = kept(file)
     if stored is None:
-        coded = _coded(model, turns, concepts, folder / f"turns_{name}.safetensors", stages)
+        turns_file = folder / f"turns_{_named(codec_digest(model), teaching, concepts)}.safetensors"
+        coded = _coded(model, turns, concepts, turns_file, stages)
         with stages("reading turns"):
             points = read_turns(model, coded)
             norms = np.linalg.norm(points, axis=-1).mean(axis=0).astype(np.float32)  # [L]
         with stages("learning from turns") as report:
             pushes = learn_turns(model, coded.chosen(np.flatnonzero(is_train)), norms, teaching.epochs, progress=report)
         stored = {"pushes": pushes, "points": points, "norms": norms, "shares": coded.shares}
-        keep(stored, folder / f"taught_{name}_{teaching.epochs}.safetensors")
+        keep(stored, file)
     return Taught(tuple(concepts), is_train=is_train, **stored)
+
+
+def _named(weights: str, teaching: Teaching, concepts: Sequence[str]) -> str:
+    """What names a set's turns, or what was learned from them, by the weights that heard them."""
+    parts = [FORMAT, weights, teaching.turns, teaching.seed, *concepts]
+    return sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
 def _coded(model: MusicGen, turns: Sequence[Turn], names: Sequence[str], file: Path, stages: Stages) -> Turns:
