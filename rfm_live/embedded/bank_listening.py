@@ -21,7 +21,6 @@ from rfm_live.concepts.sound_classifiers import SoundClassifiers
 from rfm_live.embedded.composer import Style
 from rfm_live.embedded.heard_lessons import FRAMES
 from rfm_live.embedded.music_meters import asked_pieces, full_caption
-from rfm_live.embedded.reference_turns import Reference, reference
 from rfm_live.embedded.style_classifiers import spoken_style
 from rfm_live.experiments.conditions import UNSTEERED, Clips, Played, Prompt, Record, turned
 from rfm_live.experiments.curves import share_interval
@@ -62,8 +61,7 @@ class Curve:
     """One concept: its reading unsteered, its outcomes at every knob value, and at a random push as long as that of 1.
 
     `change` is that of knob 1, above 0 for more of the concept. Per clip, `adherence` tells how much of what its prompt
-    asks is heard unsteered, and `adherence_changes` how much more at knob 1. `reference` is what music that
-    has the concept reads.
+    asks is heard unsteered, and `adherence_changes` how much more at knob 1.
     """
 
     concept: str
@@ -75,7 +73,6 @@ class Curve:
     change: Interval
     adherence: Sequence[float | None]
     adherence_changes: Sequence[float | None]
-    reference: Reference | None
 
 
 @dataclass(frozen=True)
@@ -175,12 +172,8 @@ class Listener:
             }
             outcomes[1.0] = outcome(many, judge, ("knob", 1.0), heard[full[name]], plain)
             random = outcome(few, judge, (RANDOM, 1.0), rest[others[name, RANDOM]], start, resamples=2)
-            found.append(_curve(many, judge, plain, outcomes, random, self._reference(judge)))
+            found.append(_curve(many, judge, plain, outcomes, random))
         return found
-
-    def _reference(self, judge: Judge) -> Reference | None:
-        """What the judge hears in the composer's own turns."""
-        return reference(self._model, judge, self._listening.lessons, self._cache.parent)
 
     def pairs(self, bank: ConceptBank, wanted: Sequence[tuple[str, str]]) -> list[Pair]:
         """What two knobs at 1 keep of their single effects, on held-out seeds."""
@@ -254,12 +247,7 @@ def is_inverted(gains: npt.NDArray[np.float64]) -> bool:
 
 
 def _curve(
-    setup: Setup,
-    judge: Judge,
-    plain: Sequence[Record],
-    by_knob: Mapping[float, Outcome],
-    random: Outcome,
-    perfect: Reference | None,
+    setup: Setup, judge: Judge, plain: Sequence[Record], by_knob: Mapping[float, Outcome], random: Outcome
 ) -> Curve:
     full = by_knob[1.0].clips
     before = adherence(setup.classifiers, setup.clips, plain, _beside(judge))
@@ -277,7 +265,6 @@ def _curve(
         _known(over_seeds([full.changes])),
         before,
         lost,
-        perfect,
     )
 
 

@@ -19,23 +19,17 @@ from rfm_live.experiments.v2_several_concepts import KEPT, MOST_DRIFT
 from rfm_live.steering.bank import ConceptBank
 
 _MOST_BANDS = 4
-_HEAD = (
-    "| concept | push | judged by | 0 | {knobs} | random 1 | composer | heard most at 1 | composer's heard most "
-    "| change at 1 | fd_hidden |"
-)
+_HEAD = "| concept | push | judged by | 0 | {knobs} | random 1 | heard most at 1 | change at 1 | fd_hidden |"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One figure of a set, and what it should be: at least `least`, or at most `most`. `perfect` is what the composer's
-    own turns have of it.
-    """
+    """One figure of a set, and what it should be: at least `least`, or at most `most`."""
 
     what: str
     found: Interval
     least: float | None = None
     most: float | None = None
-    perfect: float | None = None
 
     @property
     def is_reached(self) -> bool:
@@ -44,8 +38,7 @@ class Bar:
 
     def __str__(self) -> str:
         wanted = f"at least {self.least:g}" if self.least is not None else f"at most {self.most:g}"
-        said = f"{'reached' if self.is_reached else 'not reached'}: {self.what} {told(self.found)}, wanted {wanted}"
-        return said if self.perfect is None else f"{said}; the composer's own turns, coded: {self.perfect:.3f}"
+        return f"{'reached' if self.is_reached else 'not reached'}: {self.what} {told(self.found)}, wanted {wanted}"
 
 
 def bars(name: str, curves: Sequence[Curve]) -> list[Bar]:
@@ -54,39 +47,25 @@ def bars(name: str, curves: Sequence[Curve]) -> list[Bar]:
     hits = over_seeds([curve.by_knob[1.0].clips.hits for curve in curves])
     kept = over_seeds([curve.adherence_changes for curve in curves])
     before = over_seeds([curve.adherence for curve in curves])
-    perfect = _mean([one.reference.reading for one in curves if one.reference is not None])
     found: list[Bar] = []
     if name == "notes" and reading is not None:
         plain = Interval(
             *(float(np.mean([getattr(one.unsteered, end) for one in curves])) for end in ("value", "low", "high"))
         )
-        found = [Bar("share of frames that the note dominates at 1", reading, least=0.75, perfect=perfect)]
+        found = [Bar("share of frames that the note dominates at 1", reading, least=0.75)]
         found += [Bar("the same unsteered, mean of the notes' intervals", plain, most=0.15)]
     elif name == "chords" and reading is not None:
-        found = [Bar("share of sounding frames with a triad of the quality at 1", reading, least=0.5, perfect=perfect)]
+        found = [Bar("share of sounding frames with a triad of the quality at 1", reading, least=0.5)]
     elif name == "mode":
-        found = [
-            Bar(f"share of clips in {one.concept[5:]} at 1", _share(one), least=0.75, perfect=_mean_hits([one]))
-            for one in curves
-        ]
+        found = [Bar(f"share of clips in {one.concept[5:]} at 1", _share(one), least=0.75) for one in curves]
     elif name == "tempo":
         found = [Bar("onset rate at 1 over that at -1", _ratio(curves[0]), least=1.6)]
     elif name in ("timbres", "drums", "textures") and hits is not None:
-        what = "share of clips named by the classifier where the prompt said another"
-        found = [Bar(what, hits, least=0.7, perfect=_mean_hits(curves))]
+        found = [Bar("share of clips named by the classifier where the prompt said another", hits, least=0.7)]
     if kept is not None and before is not None:
         what = f"change at 1 of what is heard of the prompt's instrument and drums, unsteered {told(before)}"
         found.append(Bar(what, kept, least=-0.05))
     return found
-
-
-def _mean(found: Sequence[Interval]) -> float | None:
-    return float(np.mean([one.value for one in found])) if found else None
-
-
-def _mean_hits(curves: Sequence[Curve]) -> float | None:
-    """In which share of the composer's own turns the concepts are what is heard."""
-    return _mean([one.reference.hits for one in curves if one.reference is not None and one.reference.hits is not None])
 
 
 def _share(curve: Curve) -> Interval:
@@ -120,9 +99,7 @@ def report(name: str, bank: ConceptBank, curves: Sequence[Curve], command: str) 
         f"prompt on calibration seeds. Heard on held-out seeds: {clips[0]} pieces at 1, "
         f"{clips[1]} at the other values and of the random control. Each goes on from bars that nobody steered, under "
         "a prompt that names instrument, drums, tempo, density and texture, and is judged from "
-        f"{SETTLE_SECONDS:g} s after the knob has turned. `composer` is what the same judge hears in 3.2 s behind the "
-        "composer's own turns to the concept, as the codec returns them: what music that has the concept reads. "
-        "In brackets 95 % intervals over seeds.",
+        f"{SETTLE_SECONDS:g} s after the knob has turned. In brackets 95 % intervals over seeds.",
         "",
         *(f"- {bar}" for bar in bars(name, curves)),
         *(f"- {line}" for line in _cannot(curves)),
@@ -160,14 +137,12 @@ def picture(name: str, curves: Sequence[Curve]) -> Plot:
 
 def _effects(bank: ConceptBank, curves: Sequence[Curve]) -> list[str]:
     knobs = " | ".join(f"{knob:g}" for knob in KNOBS)
-    rows = [_HEAD.format(knobs=knobs), "| " + " | ".join(["---"] * (len(KNOBS) + 10)) + " |"]
+    rows = [_HEAD.format(knobs=knobs), "| " + " | ".join(["---"] * (len(KNOBS) + 8)) + " |"]
     for curve, unit in zip(curves, bank.unit, strict=True):
         full = curve.by_knob[1.0]
         cells = [curve.concept, f"{unit:g}", f"{curve.judge.meter}, {curve.judge.unit}", told(curve.unsteered)]
         cells += [told(curve.by_knob[knob].reading) for knob in KNOBS]
-        perfect = curve.reference
-        cells += [told(curve.random.reading), told(perfect.reading if perfect else None), told(full.hits)]
-        cells += [told(perfect.hits if perfect else None), told(curve.change), told(full.drift.fd_hidden)]
+        cells += [told(curve.random.reading), told(full.hits), told(curve.change), told(full.drift.fd_hidden)]
         rows.append("| " + " | ".join(cells) + " |")
     return rows
 
