@@ -10,15 +10,17 @@ from typer.testing import CliRunner
 
 from rfm_live.concepts.intervals import Interval
 from rfm_live.concepts.music_analysis import QUALITIES
-from rfm_live.embedded import bank_listening, banks, turned_banks
+from rfm_live.embedded import CHECKPOINT, bank_listening, banks, reference_turns, turned_banks
 from rfm_live.embedded.bank_listening import UNITS, Listening, best_unit, best_units, is_inverted
 from rfm_live.embedded.bank_reports import Bar
 from rfm_live.embedded.composer import INSTRUMENTS, Style, draw_style
+from rfm_live.embedded.reference_turns import reference
 from rfm_live.embedded.turned_banks import Teaching
 from rfm_live.embedded.turns import AFTER_FRAMES, BEFORE_FRAMES, Turn, chord_study, concept_sets, draw_turns
 from rfm_live.errors import StartError
-from rfm_live.model.checkpoint import MusicGen
-from rfm_live.steering.bank import read_bank
+from rfm_live.experiments.measures import judge_of
+from rfm_live.model.checkpoint import MusicGen, load_checkpoint
+from rfm_live.steering.bank import load_bank, read_bank
 
 
 def differing(turn: Turn) -> set[str]:
@@ -144,6 +146,19 @@ def test_the_shares_of_turns_add_up_to_what_is_taught() -> None:
     teaching = Teaching(10)
     counts = [teaching.count(name) for name in ("note_c", "chord_minor", "timbre_keys", "tempo", "texture_pedal")]
     assert counts == [30, 30, 20, 30, 20]
+
+
+def test_meters_hear_what_the_composer_turns_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_checkpoint(CHECKPOINT)
+    monkeypatch.setattr(reference_turns, "TURNS", 6)
+    bank = load_bank(Path("presets/banks/embedded.safetensors"), 6, 256, model.sha256)
+    heard = [reference(model, judge_of(bank, name), 0, tmp_path) for name in ("note_e", "tempo")]
+    assert heard[0].reading.value > 0.3 and heard[0].hits is not None and heard[0].hits.value >= 0.5
+    assert heard[1].reading.value > 1.0 and heard[1].hits is None  # onsets a second, and no rivals
+    again = reference(model, judge_of(bank, "note_e"), 0, tmp_path)
+    assert (again.reading, again.hits) == (heard[0].reading, heard[0].hits)
+    page = reference_turns.report(bank, heard, "made so")
+    assert "made so" in page and model.sha256[:12] in page and "- tempo: " in page and "| note_e | " in page
 
 
 def test_a_whole_run_makes_a_bank_and_its_report_and_goes_on_where_it_was(
