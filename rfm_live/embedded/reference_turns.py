@@ -108,10 +108,11 @@ def _lines(bank: ConceptBank, found: Sequence[Reference]) -> list[str]:
 
 
 def _line(bank: ConceptBank, name: str, found: Sequence[Reference]) -> str:
-    effects = [bank.cards[bank.names.index(one.judge.concept)].effect for one in found]
-    knobs = [effect.at_plus for effect in effects if effect is not None]
-    at_one = told(float(np.mean(knobs)) if knobs else None)
-    line = f"- {name}: {at_one} at 1, composer {told(float(np.mean([one.reading.value for one in found])))}"
+    """Means over a set, each reading above 0 for more of its concept."""
+    cards = [bank.cards[bank.names.index(one.judge.concept)] for one in found]
+    knobs = [one.judge.sign * card.effect.at_plus for one, card in zip(found, cards, strict=True) if card.effect]
+    own = [one.judge.sign * one.reading.value for one in found]
+    line = f"- {name}: {told(float(np.mean(knobs)) if knobs else None)} at 1, composer {told(float(np.mean(own)))}"
     hits = [one.hits.value for one in found if one.hits is not None]
     return f"{line}, heard most in {np.mean(hits):.3f}" if hits else line
 
