@@ -118,8 +118,7 @@ def test_mel_rows_are_one_a_second_of_means_and_spreads() -> None:
     louder = mel_rows(noise(2.7, gain=1.0))
     np.testing.assert_allclose(louder[:, :40] - rows[:, :40], 20.0, atol=1e-3)  # ten times the amplitude
     np.testing.assert_allclose(louder[:, 40:], rows[:, 40:], atol=1e-3)
-    silence = mel_rows(np.zeros(RATE, np.float32))
-    np.testing.assert_allclose(silence, [np.repeat([-60.0, 0.0], 40)], rtol=0, atol=1e-5)  # log10 rounds by the CPU
+    assert np.all(mel_rows(np.zeros(RATE, np.float32)) == np.repeat([-60.0, 0.0], 40))
 
 
 def test_a_tone_lies_in_its_mel_band() -> None:

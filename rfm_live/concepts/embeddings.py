@@ -34,7 +34,7 @@ def mel_rows(samples: Samples) -> Rows:
     power = librosa.feature.melspectrogram(
         y=samples, sr=SAMPLE_RATE_HZ, n_fft=2048, hop_length=_MEL_HOP, n_mels=MEL_BANDS, fmin=40.0
     )
-    mel = 10.0 * np.log10(np.maximum(power, 10.0 ** (_FLOOR_DB / 10.0)))
+    mel = np.maximum(10.0 * np.log10(np.maximum(power, 1e-10)), _FLOOR_DB)  # the floor last: log10 rounds by the CPU
     frames = mel[:, : seconds * 50].reshape(MEL_BANDS, seconds, 50)  # [40, seconds, 50]
     return np.concatenate((frames.mean(axis=2), frames.std(axis=2))).T.astype(np.float32)
 
