@@ -76,12 +76,16 @@ def test_free_frames_are_drawn_from_what_the_decoder_would_play_after_all_that_c
     is_free = torch.zeros(3, 120, dtype=torch.bool)
     is_free[0, 40:80], is_free[1, 20:30], is_free[1, 60:110] = True, True, True
     model = as_played(trainer, CODEC, tmp_path)
-    heard = play_on(model, columns, is_free, captions, seed=5)
+    heard = play_on(model, columns, is_free, captions, 5, 0.8)
     is_own = delayed_columns(is_free[:, None].repeat(1, CODEBOOKS, 1).long()) == 1
     assert torch.equal(heard[~is_own], columns[~is_own]) and torch.equal(heard[2], columns[2])
     assert (heard[is_own] != columns[is_own]).float().mean() > 0.9
-    assert torch.equal(heard, play_on(model, columns, is_free, captions, seed=5))
-    assert not torch.equal(heard, play_on(model, columns, is_free, captions, seed=6))
+    assert torch.equal(heard, play_on(model, columns, is_free, captions, 5, 0.8))
+    assert not torch.equal(heard, play_on(model, columns, is_free, captions, 6, 0.8))
+    likeliest = [play_on(model, columns, is_free, captions, seed, 1e-4) for seed in (5, 6)]
+    assert torch.equal(*likeliest) and not torch.equal(
+        likeliest[0], heard
+    )  # next to no chance at next to no temperature
     with trainer.averaged():
         logits = trainer.listened(heard[..., :-1], captions).transpose(1, 2)  # [B, K, T, V]
     drawn = logits.gather(-1, heard[..., 1:].clamp(max=511)[..., None])

@@ -174,14 +174,13 @@ def play_on(
     is_free: Tensor,
     captions: Sequence[str],
     seed: int,
-    temperature: float | None = None,
+    temperature: float,
 ) -> Tensor:
     """`columns` [B, K, T + 1] with the model's own draws, each after all that came before it, in the frames where
-    `is_free` [B, T]. It draws as in play without guidance: by top k and a temperature, the one of play if None. Rows
-    without a caption stand at the end.
+    `is_free` [B, T]. It draws without guidance, by play's top k and a `temperature` above 0. Rows without a caption
+    stand at the end.
     """
-    settings = generation_config()
-    temperature = temperature or settings.temperature
+    top_k = generation_config().top_k
     generator = torch.Generator().manual_seed(seed)
     is_own = torch.zeros_like(columns, dtype=torch.bool)
     for book in range(columns.shape[1]):
@@ -193,7 +192,7 @@ def play_on(
     for column in torch.nonzero(is_own_column).flatten().tolist():
         logits = model.decoder(heard[..., read:column], read, cache, cross)[:, -1] / temperature  # [B, K, V]
         read = column
-        least = logits.topk(settings.top_k).values[..., -1:]
+        least = logits.topk(top_k).values[..., -1:]
         noise = torch.empty_like(logits).exponential_(generator=generator)
         drawn = (logits.masked_fill(logits < least, -torch.inf).softmax(-1) / noise).argmax(-1)
         heard[..., column] = torch.where(is_own[..., column], drawn, columns[..., column])
