@@ -161,6 +161,26 @@ def test_meters_hear_what_the_composer_turns_to(tmp_path: Path, monkeypatch: pyt
     assert "made so" in page and model.sha256[:12] in page and "- tempo: " in page and "| note_e | " in page
 
 
+def test_without_a_bank_there_is_nothing_to_compare_the_composer_with(tmp_path: Path) -> None:
+    import typer
+
+    app = typer.Typer()
+    app.command()(reference_turns.main)
+    result = CliRunner().invoke(app, ["--target", str(tmp_path / "nowhere"), "--work", str(tmp_path)])
+    assert result.exit_code == 2 and "embedded.safetensors" in "".join(result.output.split()), result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_turns_that_are_coded_serve_every_decoder_with_that_codec(
+    tiny_model: MusicGen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = turned_banks.taught(tiny_model, ("tempo",), Teaching(4, epochs=0), tmp_path, banks.stage)
+    monkeypatch.setattr(turned_banks, "sounded", lambda *_: pytest.fail("the turns were sounded again"))
+    other = replace(tiny_model, make_hash=lambda: "0" * 64)
+    again = turned_banks.taught(other, ("tempo",), Teaching(4, epochs=0), tmp_path, banks.stage)
+    assert len(list(tmp_path.glob("taught_*"))) == 2 and np.array_equal(first.pushes, again.pushes)
+
+
 def test_a_whole_run_makes_a_bank_and_its_report_and_goes_on_where_it_was(
     tiny_model: MusicGen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

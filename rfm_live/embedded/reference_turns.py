@@ -19,12 +19,12 @@ import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
 
 from rfm_live.concepts.array_files import keep, kept
 from rfm_live.concepts.intervals import Interval, mean_interval
 from rfm_live.embedded import CHECKPOINT
 from rfm_live.embedded.bank_listening import spoken
+from rfm_live.embedded.banks import WHOLE, stage
 from rfm_live.embedded.heard_lessons import codec_digest, hear_lessons
 from rfm_live.embedded.turned_banks import FORMAT
 from rfm_live.embedded.turns import AFTER_FRAMES, BEFORE_FRAMES, concept_sets, draw_turns, sounded
@@ -54,13 +54,14 @@ class Reference:
 def reference(model: MusicGen, judge: Judge, lessons: int, folder: Path) -> Reference:
     """Judge up to TURNS of the composer's turns, 3.2 s behind each, or find in `folder` what was heard of them.
 
-    `lessons` is how many pieces have taught the judge, 0 for a meter.
+    `lessons` is how many pieces have taught the judge, where it is a classifier.
 
     Raises:
         StartError: FluidSynth or its soundfont is missing, or the folder cannot be written.
         ValueError: no turns teach the concept.
     """
-    named = [FORMAT, codec_digest(model), lessons, TURNS, _SEED, judge.concept, judge.meter]
+    taught_by = lessons if judge.heard_as is not None else 0
+    named = [FORMAT, codec_digest(model), taught_by, TURNS, _SEED, judge.concept, judge.meter]
     file = folder / f"reference_{sha256(json.dumps(named).encode()).hexdigest()[:24]}.safetensors"
     stored = kept(file)
     if stored is None:
@@ -128,10 +129,14 @@ def main(
     try:
         model = load_checkpoint(checkpoint)
         decoder = model.config.decoder
-        bank = load_bank(target / "embedded.safetensors", decoder.layers, decoder.width, model.sha256)
-        classifiers = hear_lessons(model, lessons, work, lambda done, count: None).classifiers(spoken)
-        judges = [judge_of(bank, name, classifiers) for name in bank.names]
-        found = [reference(model, judge, lessons, work) for judge in track(judges, "listening", console=_console)]
+        bank = load_bank(target / WHOLE, decoder.layers, decoder.width, model.sha256)
+        with stage("training listeners") as tell:
+            classifiers = hear_lessons(model, lessons, work, tell).classifiers(spoken)
+        found = []
+        with stage("listening") as tell:
+            for name in bank.names:
+                found.append(reference(model, judge_of(bank, name, classifiers), lessons, work))
+                tell(len(found), len(bank.names))
         command = f"python -m rfm_live.embedded.reference_turns --lessons {lessons}"
         (target / REPORT).write_text(report(bank, found, command), encoding="utf-8")
         _console.print(f"wrote {target / REPORT}")
