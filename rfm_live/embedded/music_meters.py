@@ -36,7 +36,7 @@ from rfm_live.engine.player import Engine
 from rfm_live.model.checkpoint import MusicGen
 
 _ASKED = 17
-_MINUTE = 60 * 32_000
+_LATER, _MINUTE = 12 * 32_000, 60 * 32_000
 
 
 def generate(model: MusicGen, prompt: str, seed: int, seconds: float) -> Samples:
@@ -76,23 +76,24 @@ def caption_following(
     model: MusicGen, classifiers: StyleClassifiers, wanted: Sequence[Piece]
 ) -> dict[str, dict[str, list[float]]]:
     """How often the classifiers hear what was asked for: in pieces rendered from notes, in the same after coding, which
-    is the best that a decoder can do, and in music generated from captions of the same styles. Chance is 1 over the
-    number of classes.
+    is the best that a decoder can do, in music generated from captions of the same styles, and in that music 12 s
+    later. Chance is 1 over the number of classes.
     """
-    styles = [item.style for item in wanted]
+    styles, corpus = [item.style for item in wanted], rendered(wanted)
     played = [
-        generate(model, full_caption(item.style), seed, item.frames / 50) for seed, item in enumerate(wanted, start=1)
+        generate(model, full_caption(item.style), seed, item.frames / 50 + _LATER / 32_000)
+        for seed, item in enumerate(wanted, start=1)
     ]
-    corpus = rendered(wanted)
-    coded = [code(model, clip)[1] for clip in corpus]
-    on_corpus, on_coded, on_played = (classifiers.hits(heard, styles) for heard in (corpus, coded, played))
+    heard = {
+        "corpus": corpus,
+        "corpus_coded": [code(model, clip)[1] for clip in corpus],
+        "generated": [clip[:-_LATER] for clip in played],
+        "generated_later": [clip[_LATER:] for clip in played],
+    }
+    hits = {name: classifiers.hits(clips, styles) for name, clips in heard.items()}
     return {
-        name: {
-            "corpus": interval([float(hit) for hit in on_corpus[name]]),
-            "corpus_coded": interval([float(hit) for hit in on_coded[name]]),
-            "generated": interval([float(hit) for hit in on_played[name]]),
-        }
-        for name in on_corpus
+        attribute: {name: interval([float(hit) for hit in found[attribute]]) for name, found in hits.items()}
+        for attribute in hits["corpus"]
     }
 
 
