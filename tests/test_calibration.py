@@ -180,6 +180,35 @@ def test_the_unit_is_the_smallest_with_a_full_effect(
     assert is_inverted(trials.listen("note_c", unit, ear), 1.0)
 
 
+def test_a_unit_at_which_any_push_moves_the_music_is_too_long(tiny_model: MusicGen, tiny_bank: ConceptBank) -> None:
+    """The knob's effect grows up to unit 1; a random push has one, too, from 0.75 on: half as far as the knob, or a
+    tenth, or, where nothing is left of the knob's own, as far at every unit.
+    """
+
+    def unit_with(stray: float, since: float) -> float:
+        trials = Trials(tiny_model, tiny_bank, Listening(PLAY, (1, 2)), lambda done, count: None)
+        trials._stage = StrayingStage(control_of(tiny_bank, "note_a"), stray, since)  # type: ignore[assignment]
+        ear = Ear("level", "", 1.0, True, lambda samples: float(samples.mean()))
+        return trials.find_unit(["note_a"], {"note_a": ear})
+
+    assert unit_with(0.0, 0.75) == 1.0
+    assert unit_with(0.25, 0.75) == 0.5
+    assert unit_with(0.01, 0.75) == 1.0
+    assert unit_with(0.5, 0.0) == 1.0
+
+
+class StrayingStage(FakeStage):
+    """A stage on which the random knob moves the level, too, by `stray` from `since` units on."""
+
+    def __init__(self, control: str, stray: float, since: float) -> None:
+        super().__init__({"note_a": 1.0})
+        self.control, self.stray, self.since = control, stray, since
+
+    def hear(self, seed: int, knobs: dict[str, float]) -> np.ndarray:
+        units = knobs.get(self.control, 0.0) * UNITS[-1]
+        return super().hear(seed, knobs) + np.float32(self.stray * (units >= self.since and units > 0.0))
+
+
 def test_calibrating_turns_inverted_directions_round_and_fills_the_cards(
     tiny_model: MusicGen, tiny_bank: ConceptBank
 ) -> None:

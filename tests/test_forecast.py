@@ -46,15 +46,10 @@ def test_a_part_takes_its_amounts_times_their_pace() -> None:
 @pytest.mark.parametrize(
     ("concepts", "seeds", "trials", "music", "hearings"),
     [
-        (
-            1,
-            3,
-            28 + 15,
-            43 * 5 + 3 * 7,
-            43 + 3,
-        ),  # 2 seeds, 7 units, both ways; then 4 knobs and a random one of 3 seeds
-        (12, 3, 4 * 28 + 12 * 15, 292 * 5 + 3 * 7, 292 + 36),  # units are tried on four concepts only
-        (2, 2, 2 * 28 + 2 * 10, 76 * 5 + 2 * 7, 76 + 4),
+        # 2 seeds, 7 units, both ways and at random; then 4 knobs and a random one of 3 seeds
+        (1, 3, 42 + 15, 57 * 5 + 3 * 7, 57 + 3),
+        (12, 3, 4 * 42 + 12 * 15, 348 * 5 + 3 * 7, 348 + 36),  # units are tried on four concepts only
+        (2, 2, 2 * 42 + 2 * 10, 104 * 5 + 2 * 7, 104 + 4),
     ],
 )
 def test_the_pieces_that_are_listened_to_are_counted(

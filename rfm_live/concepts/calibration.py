@@ -68,9 +68,11 @@ class Heard:
 
 
 def trial_count(concepts: int, seeds: int) -> int:
-    """How many pieces with a knob turned a calibration plays: at every unit, then at KNOBS but 0 and the random one."""
+    """How many pieces with a knob turned a calibration plays: at every unit from both ends and at random, then at KNOBS
+    but 0 and the random one.
+    """
     tried = min(concepts, TRIED_CONCEPTS)
-    return tried * min(seeds, _UNIT_SEEDS) * 2 * len(UNITS) + concepts * seeds * len(KNOBS)
+    return tried * min(seeds, _UNIT_SEEDS) * 3 * len(UNITS) + concepts * seeds * len(KNOBS)
 
 
 class Trials:
@@ -86,19 +88,27 @@ class Trials:
     def find_unit(self, names: Sequence[str], ears: Mapping[str, Ear]) -> float:
         """The smallest unit at which the contrast between the knob at 1 and at -1 reaches FULL, mean over `names`.
 
-        Units that silence the music do not count, unless all do.
+        What a random push of that length moves is taken off twice, as far as anything is left: where any push moves the
+        music, the concept's says nothing. Units that silence the music do not count, unless all do.
         """
-        contrasts, alive = np.zeros((len(names), len(UNITS))), np.ones((len(names), len(UNITS)), np.bool_)
+        shape = len(names), len(UNITS)
+        contrasts, strays, alive = np.zeros(shape), np.zeros(shape), np.ones(shape, np.bool_)
         for row, name in enumerate(names):
-            least = STILL_MUSIC * np.mean([_sounding(self._hear(seed, {})) for seed in self._unit_seeds])
+            read, twin = ears[name].read, control_of(self._bank, name)
+            plain = [self._hear(seed, {}) for seed in self._unit_seeds]
+            middle, least = np.mean([read(samples) for samples in plain]), STILL_MUSIC * np.mean(_each_sounding(plain))
             for column, unit in enumerate(UNITS):
-                ends = [[self._try(seed, name, knob * unit) for knob in (-1.0, 1.0)] for seed in self._unit_seeds]
-                down, up = np.mean([[ears[name].read(samples) for samples in pair] for pair in ends], axis=0)
+                ends = [[self._try(seed, name, knob * unit) for seed in self._unit_seeds] for knob in (-1.0, 1.0)]
+                down, up = (np.mean([read(samples) for samples in end]) for end in ends)
+                random = np.mean([read(self._try(seed, twin, unit)) for seed in self._unit_seeds])
                 contrasts[row, column] = min(abs(float(up - down)), ears[name].span)
-                alive[row, column] = np.mean([[_sounding(samples) for samples in pair] for pair in ends]) >= least
-        reached = (contrasts / np.maximum(contrasts.max(axis=1, keepdims=True), 1e-12)).mean(axis=0)
-        usable = np.where(alive.all(axis=0), reached, 0.0) if alive.all(axis=0).any() else reached
-        return UNITS[int(np.flatnonzero(usable >= FULL * usable.max())[0])]
+                strays[row, column] = 2.0 * abs(float(random - middle))
+                alive[row, column] = np.mean([_each_sounding(end) for end in ends]) >= least
+        largest = np.maximum(contrasts.max(axis=1, keepdims=True), 1e-12)
+        is_alive = alive.all(axis=0) if alive.all(axis=0).any() else np.ones(len(UNITS), np.bool_)
+        reached, own = ((each / largest).mean(axis=0) * is_alive for each in (contrasts, contrasts - strays))
+        worth = own if own.max() > 0.0 else reached
+        return UNITS[int(np.flatnonzero(worth >= FULL * worth.max())[0])]
 
     def listen(self, name: str, unit: float, ear: Ear) -> Heard:
         """Everything that is heard of one concept at `unit`."""
@@ -193,6 +203,10 @@ def effect_of(heard: Heard, ear: Ear) -> Effect:
         standard_error=standard_error(moved),
         seeds=len(moved),
     )
+
+
+def _each_sounding(clips: Sequence[Samples]) -> list[float]:
+    return [_sounding(samples) for samples in clips]
 
 
 def _sounding(samples: Samples) -> float:
