@@ -131,6 +131,12 @@ def test_the_caption_is_followed(attribute: str, share: float) -> None:
     assert heard["generated"][0] >= share * heard["corpus"][0]
 
 
+@pytest.mark.parametrize("attribute", ["family", "drums", "tempo", "density"])
+def test_the_caption_is_still_followed_twelve_seconds_later(attribute: str) -> None:
+    heard = card_meters()["caption_following"][attribute]
+    assert heard["generated_later"][0] >= 0.75 * heard["corpus"][0]
+
+
 def test_pieces_are_as_tonal_and_regular_as_the_corpus_and_in_many_keys() -> None:
     pieces = card_meters()["pieces"]
     for meter in ("tonal_clarity", "onset_regularity"):

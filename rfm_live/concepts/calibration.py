@@ -20,7 +20,7 @@ from rfm_live.concepts.stage import Play, Stage, control_of, with_controls
 from rfm_live.errors import StartError
 from rfm_live.model.checkpoint import MusicGen
 from rfm_live.steering.bank import ConceptBank
-from rfm_live.steering.concept_card import Effect
+from rfm_live.steering.concept_card import OVER_RANDOM, Effect
 
 UNITS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 FULL = 0.95
@@ -88,8 +88,8 @@ class Trials:
     def find_unit(self, names: Sequence[str], ears: Mapping[str, Ear]) -> float:
         """The smallest unit at which the contrast between the knob at 1 and at -1 reaches FULL, mean over `names`.
 
-        What a random push of that length moves is taken off twice, as far as anything is left: where any push moves the
-        music, the concept's says nothing. Units that silence the music do not count, unless all do.
+        What a random push of that length moves is taken off OVER_RANDOM times, if anything is left anywhere: where any
+        push moves the music, the concept's says nothing. Units that silence the music do not count, unless all do.
         """
         shape = len(names), len(UNITS)
         contrasts, strays, alive = np.zeros(shape), np.zeros(shape), np.ones(shape, np.bool_)
@@ -102,7 +102,7 @@ class Trials:
                 down, up = (np.mean([read(samples) for samples in end]) for end in ends)
                 random = np.mean([read(self._try(seed, twin, unit)) for seed in self._unit_seeds])
                 contrasts[row, column] = min(abs(float(up - down)), ears[name].span)
-                strays[row, column] = 2.0 * abs(float(random - middle))
+                strays[row, column] = OVER_RANDOM * abs(float(random - middle))
                 alive[row, column] = np.mean([_each_sounding(end) for end in ends]) >= least
         largest = np.maximum(contrasts.max(axis=1, keepdims=True), 1e-12)
         is_alive = alive.all(axis=0) if alive.all(axis=0).any() else np.ones(len(UNITS), np.bool_)

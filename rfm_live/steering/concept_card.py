@@ -9,6 +9,8 @@ from rfm_live.errors import BankError
 
 SCORE_KINDS = ("auc", "r2")
 LOWEST_KNOB, HIGHEST_KNOB = -2.0, 2.0
+OVER_RANDOM = 2.0
+"""A knob is heard where 1 and -1 read over so many times as far apart as a random push of its length moves them."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -40,9 +42,9 @@ class Effect:
 
     @property
     def is_heard(self) -> bool:
-        """Whether knob 1 and -1 read over two standard errors apart, and over twice as far as a random push moves."""
+        """Whether knob 1 and -1 read over two standard errors apart, and OVER_RANDOM as far as a random push moves."""
         contrast = abs(self.at_plus - self.at_minus)
-        return contrast > 2.0 * self.standard_error and contrast > 2.0 * abs(self.at_random - self.at_zero)
+        return contrast > 2.0 * self.standard_error and contrast > OVER_RANDOM * abs(self.at_random - self.at_zero)
 
 
 @dataclass(frozen=True)
