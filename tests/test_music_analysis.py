@@ -7,7 +7,16 @@ import pytest
 
 from rfm_live.concepts.harmony import scale
 from rfm_live.concepts.meters import chroma, dominance
-from rfm_live.concepts.music_analysis import KEY_PROFILES, QUALITIES, chords, key, onset_rate_hz, tempo_bpm
+from rfm_live.concepts.music_analysis import (
+    KEY_PROFILES,
+    QUALITIES,
+    chords,
+    key,
+    onset_rate_hz,
+    sounding_notes,
+    tempo_bpm,
+    voiced_chroma,
+)
 
 RATE = 32_000
 
@@ -65,6 +74,21 @@ def test_a_note_and_a_bare_fifth_are_no_triad_in_spite_of_their_overtones(pitche
     heard = chords(together(pitches))
     assert set(heard.qualities.tolist()) == {-1}
     assert [heard.share(quality) for quality in QUALITIES] == [0.0] * 4
+
+
+@pytest.mark.parametrize("pitches", [[60], [60, 64], [60, 61, 67]])
+def test_notes_are_told_from_their_overtones(pitches: list[int]) -> None:
+    columns = voiced_chroma(together(pitches))
+    heard, others = sounding_notes(columns).mean(axis=1), np.setdiff1d(np.arange(12), np.mod(pitches, 12))
+    played = heard[np.mod(pitches, 12)]
+    assert heard[others].sum() < 0.15 * played.sum()
+    assert heard[others].max() < 0.2 * played.min()
+    assert sounding_notes(1e-3 * columns) == pytest.approx(sounding_notes(columns), abs=1e-9)
+
+
+def test_no_frames_have_no_notes() -> None:
+    assert sounding_notes(np.zeros((12, 0))).shape == (12, 0)
+    assert not sounding_notes(np.zeros((12, 3))).any()
 
 
 def test_silence_has_no_chord_no_key_no_onset_and_no_tempo() -> None:

@@ -17,6 +17,10 @@ QUALITIES = {"major": (0, 4, 7), "minor": (0, 3, 7), "diminished": (0, 3, 6), "a
 """Semitones above the root."""
 
 KEY_PROFILES = {
+    "albrecht": {
+        "major": (0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081),
+        "minor": (0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052),
+    },
     "krumhansl": {
         "major": (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
         "minor": (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
@@ -26,12 +30,15 @@ KEY_PROFILES = {
         "minor": (5.0, 2.0, 3.5, 4.5, 2.0, 4.0, 2.0, 4.5, 3.5, 2.0, 1.5, 4.0),
     },
 }
-"""How well each pitch class fits a key, the tonic first: Krumhansl and Kessler 1982, Temperley 2001."""
+"""How well each pitch class fits a key, the tonic first: Albrecht and Shanahan 2013, Krumhansl and Kessler 1982,
+Temperley 2001."""
 
 _OVERTONES = (0, 12, 19, 24, 28, 31)
 """Semitones of the first six harmonics above a note."""
 _DECAY = 0.6
 """A harmonic's share of the one below it (Papadopoulos and Peeters 2007, chord templates)."""
+_COMPRESSION = 0.7
+"""Exponent of a note's amplitude in a chord: a chord has its soft notes, too."""
 _ONSET_HOP, _TEMPO_HOP = 320, 160
 """Samples between two values of the onset strength. At 10 ms the ends of notes seldom pass for beginnings; a tempo
 wants 5 ms, for at 20 ms one of 160 could not be told from 165."""
@@ -42,17 +49,51 @@ alone 10; vibrato and noise stay below."""
 Array = npt.NDArray[np.float64]
 
 
-def voiced_chroma(samples: Samples, seconds: float = 0.0) -> Array:
-    """Chroma [12, T] of the frames that are not silent, each the mean over about `seconds` around it."""
-    columns = chroma(samples).astype(np.float64)
-    is_voiced = frame_levels_db(samples)[: columns.shape[1]] > SILENCE_DB
-    half = round(seconds * SAMPLE_RATE_HZ / FRAME_SAMPLES / 2)
-    if half:
-        width = 2 * half + 1
-        padded = np.pad(columns * is_voiced, ((0, 0), (half + 1, half)))
-        summed = padded.cumsum(axis=1)
-        columns = (summed[:, width:] - summed[:, :-width]) / width
+def voiced_chroma(samples: Samples) -> Array:
+    """Chroma [12, T] of the frames that are not silent."""
+    columns, is_voiced = _frames(samples)
     return columns[:, is_voiced]
+
+
+def _frames(samples: Samples) -> tuple[Array, npt.NDArray[np.bool_]]:
+    """Chroma [12, T] of all frames, and which of them are not silent [T]."""
+    columns = chroma(samples).astype(np.float64)
+    return columns, frame_levels_db(samples)[: columns.shape[1]] > SILENCE_DB
+
+
+def sounding_notes(columns: Array) -> Array:
+    """How strongly each pitch class is played [12, T], of chroma [12, T], which overtones make of it.
+
+    Every column is told as a sum of notes with six harmonics, by non-negative least squares (Mauch and Dixon 2010,
+    approximate transcription, here within one octave). Its own strength does not count.
+    """
+    from scipy.optimize import nnls
+
+    notes = np.stack([np.roll(_harmonics(), pitch_class) for pitch_class in range(12)], axis=1)
+    found = np.zeros_like(columns)
+    for place, column in enumerate(_unit(columns).T):
+        found[:, place] = nnls(notes, column)[0]
+    return found
+
+
+def _unit(columns: Array) -> Array:
+    """Columns of length 1; what has none stays nothing."""
+    return np.asarray(columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-12))
+
+
+def _harmonics() -> Array:
+    """The chroma [12] of the note C, of length 1."""
+    found = np.zeros(12)
+    for number, semitones in enumerate(_OVERTONES):
+        found[semitones % 12] += _DECAY**number
+    return np.asarray(found / np.linalg.norm(found))
+
+
+def _averaged(columns: Array, frames: int) -> Array:
+    """Columns [12, T], each the sum of those up to `frames` / 2 around it."""
+    half = frames // 2
+    summed = np.pad(columns, ((0, 0), (half + 1, half))).cumsum(axis=1)
+    return np.asarray(summed[:, 2 * half + 1 :] - summed[:, : -(2 * half + 1)])
 
 
 @dataclass(frozen=True)
@@ -60,7 +101,7 @@ class Chords:
     """What fits every voiced frame best: `roots` [T] 0..11 (0 is C), `qualities` [T] places in QUALITIES.
 
     A quality of -1 says that a single note or a bare fifth fits better than any triad. `match` [T] is the cosine
-    between chroma and template, 0..1. An augmented triad has three roots; the lowest is told.
+    between notes and template, 0..1. An augmented triad has three roots; the lowest is told.
     """
 
     roots: npt.NDArray[np.int64]
@@ -74,12 +115,14 @@ class Chords:
 
 
 def chords(samples: Samples, seconds: float = 1.0) -> Chords:
-    """Match chroma averaged over `seconds`, so that an arpeggio sounds together, with templates of the triads.
+    """Match the notes that sound within `seconds`, so that an arpeggio sounds together, with the notes of triads.
 
-    A template holds six harmonics of every note, so that a tone is not taken for a major chord by its overtones alone.
+    Overtones are taken off first (`sounding_notes`), so that a tone is not taken for a major chord by them alone.
     """
-    columns = voiced_chroma(samples, seconds)  # [12, T]
-    fit = _templates() @ (columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-12))  # [72, T]
+    columns, is_voiced = _frames(samples)
+    notes = _averaged(sounding_notes(columns * is_voiced), round(seconds * SAMPLE_RATE_HZ / FRAME_SAMPLES))
+    heard = np.maximum(notes[:, is_voiced], 0.0) ** _COMPRESSION  # [12, T]
+    fit = _templates() @ _unit(heard)  # [72, T]
     best = fit.argmax(axis=0) if fit.shape[1] else np.zeros(0, np.int64)
     quality = best // 12
     return Chords(best % 12, np.where(quality < len(QUALITIES), quality, -1), fit.max(axis=0, initial=0.0))
@@ -87,14 +130,11 @@ def chords(samples: Samples, seconds: float = 1.0) -> Chords:
 
 def _templates() -> Array:
     """Unit rows [72, 12]: the qualities in their order, then the single note and the fifth, twelve roots each."""
-    harmonics = np.zeros(12)
-    for number, semitones in enumerate(_OVERTONES):
-        harmonics[semitones % 12] += _DECAY**number
     rows = []
     for intervals in (*QUALITIES.values(), (0,), (0, 7)):
-        on_c = sum(np.roll(harmonics, interval) for interval in intervals)
+        on_c = np.bincount(intervals, minlength=12) / np.sqrt(len(intervals))
         rows += [np.roll(on_c, root) for root in range(12)]
-    return np.stack([row / np.linalg.norm(row) for row in rows])
+    return np.stack(rows)
 
 
 @dataclass(frozen=True)
@@ -110,15 +150,15 @@ class Key:
     minor_margin: float
 
 
-def key(samples: Samples, profiles: str = "krumhansl") -> Key | None:
-    """The key whose profile correlates best with the mean chroma; None where nothing sounds.
+def key(samples: Samples, profiles: str = "albrecht") -> Key | None:
+    """The key whose profile correlates best with the notes that sound; None where nothing sounds.
 
     `profiles` is a key of KEY_PROFILES (Krumhansl 1990, key-finding by correlation over 24 keys).
     """
     columns = voiced_chroma(samples)
     if not columns.size:
         return None
-    mean = columns.mean(axis=1)
+    mean = sounding_notes(columns).mean(axis=1)
     best = {}
     for mode, profile in KEY_PROFILES[profiles].items():
         fits = [float(np.corrcoef(mean, np.roll(profile, tonic))[0, 1]) for tonic in range(12)]

@@ -62,7 +62,7 @@ class ClipReader:
 
     @property
     def identity(self) -> str:
-        return f"clip 1, {', '.join(METERS)}, clap {self._clap and self._clap.sha256}"
+        return f"clip 2, {', '.join(METERS)}, clap {self._clap and self._clap.sha256}"
 
     def read(self, samples: Samples) -> Record:
         """`meters` in the order of METERS, `chroma` [12] shares of the sounding frames' sum, `sounding` share of them,
