@@ -83,9 +83,8 @@ def test_free_frames_are_drawn_from_what_the_decoder_would_play_after_all_that_c
     assert torch.equal(heard, play_on(model, columns, is_free, captions, 5, 0.8))
     assert not torch.equal(heard, play_on(model, columns, is_free, captions, 6, 0.8))
     likeliest = [play_on(model, columns, is_free, captions, seed, 1e-4) for seed in (5, 6)]
-    assert torch.equal(*likeliest) and not torch.equal(
-        likeliest[0], heard
-    )  # next to no chance at next to no temperature
+    assert torch.equal(*likeliest), "at next to no temperature there is next to no chance"
+    assert not torch.equal(likeliest[0], heard)
     with trainer.averaged():
         logits = trainer.listened(heard[..., :-1], captions).transpose(1, 2)  # [B, K, T, V]
     drawn = logits.gather(-1, heard[..., 1:].clamp(max=511)[..., None])
@@ -129,6 +128,18 @@ def test_another_piece_may_be_heard_where_the_decoder_does_not_play(monkeypatch:
         known = rows.begun(200)[row]
         for book in range(CODEBOOKS):
             assert (known[book, first:] == PAD).all() and (known[book, book:first] == told[row, 0]).all()
+
+
+def test_pieces_come_as_often_as_their_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    often = {(True, False): 1, (True, True): 1, (False, False): 7, (False, True): 0}
+    monkeypatch.setattr(rehearsal, "OFTEN", often)
+    monkeypatch.setattr(rehearsal, "SHAPES", ((200, 160),))
+    monkeypatch.setattr(rehearsal, "FOREIGN", 1.0)  # nothing is played
+    codes = np.broadcast_to(np.arange(len(PIECES))[:, None, None], (len(PIECES), CODEBOOKS, FRAMES))
+    rows = rehearse_rows(load_checkpoint(CHECKPOINT), lessons(codes), np.random.default_rng(0))
+    counts = np.bincount(rows.columns[:, 0, 1], minlength=len(PIECES))
+    kinds = [often[one.style.drums, one.style.dense] for one in PIECES]
+    assert counts / 200 == pytest.approx(np.divide(kinds, sum(kinds)), abs=0.1) and 7 in kinds and 0 in kinds
 
 
 def test_a_decoder_learns_what_comes_back_after_its_own_playing(

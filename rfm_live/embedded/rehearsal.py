@@ -41,6 +41,8 @@ LONG = 0.5
 """Share of the free stretches that last for most of what is left of the row; others last one to three bars."""
 FOREIGN = 0.25
 """Share of the free stretches in which another piece is heard instead of the decoder's own playing."""
+OFTEN = {(True, False): 1, (True, True): 1, (False, False): 3, (False, True): 2}
+"""How often pieces come, by whether they have drums and are dense: what has no beat to hold to goes astray first."""
 TEMPERATURES = (0.8, 1.0)
 """Least and highest temperature of its own playing."""
 FADING_FRAMES, LASTING = 25.0, 0.1
@@ -123,7 +125,9 @@ def rehearse_rows(model: MusicGen, lessons: Lessons, rng: np.random.Generator) -
     """Draw rows of pieces and let the model play in them; rows without a caption come last."""
     rows, frames = SHAPES[int(rng.integers(len(SHAPES)))]
     untold = int(rng.binomial(rows, CAPTION_DROP))
-    drawn = [_draw_row(lessons, rng, frames, is_told=row < rows - untold) for row in range(rows)]
+    often = np.asarray([OFTEN[style.drums, style.dense] for style in lessons.styles])
+    pieces = rng.choice(len(often), rows, p=often / often.sum())
+    drawn = [_draw_row(lessons, rng, int(piece), frames, row < rows - untold) for row, piece in enumerate(pieces)]
     windows, mixed, is_own, is_free, captions = zip(*drawn, strict=True)
     columns, heard = (delayed_columns(torch.from_numpy(np.stack(codes))) for codes in (windows, mixed))
     heard = play_on(
@@ -139,12 +143,11 @@ def rehearse_rows(model: MusicGen, lessons: Lessons, rng: np.random.Generator) -
 
 
 def _draw_row(
-    lessons: Lessons, rng: np.random.Generator, frames: int, *, is_told: bool
+    lessons: Lessons, rng: np.random.Generator, piece: int, frames: int, is_told: bool
 ) -> tuple[Codes, Codes, Mask, Mask, str]:
     """A window of a piece, the same with other pieces in some free stretches [K, T], which frames the decoder plays,
     which the piece does not [T], and a caption.
     """
-    piece = int(rng.integers(len(lessons.codes)))
     style = lessons.styles[piece]
     window = _from_a_bar(lessons, rng, piece, frames)
     mixed, is_own, is_free = window.copy(), np.zeros(frames, np.bool_), np.zeros(frames, np.bool_)

@@ -20,7 +20,7 @@ from rfm_live.concepts.array_files import keep, kept
 from rfm_live.concepts.clips import Label
 from rfm_live.concepts.scores import auc
 from rfm_live.concepts.splits import Mask
-from rfm_live.concepts.turning import EPOCHS, Turns, learn_turns, read_turns
+from rfm_live.concepts.turning import EPOCHS, TRAINED_LENGTHS, Turns, learn_turns, read_turns
 from rfm_live.embedded.heard_lessons import codec_digest
 from rfm_live.embedded.music_meters import full_caption
 from rfm_live.embedded.turns import Turn, draw_turns, sounded
@@ -74,7 +74,8 @@ def taught(model: MusicGen, concepts: Sequence[str], teaching: Teaching, folder:
     """
     turns = [turn for name in concepts for turn in draw_turns(name, teaching.count(name), teaching.seed)]
     is_train = _learned_from(turns, teaching.seed)
-    file = folder / f"taught_{_named(model.sha256, teaching, concepts)}_{teaching.epochs}.safetensors"
+    named = _named(model.sha256, teaching, concepts, teaching.epochs, *TRAINED_LENGTHS)
+    file = folder / f"taught_{named}.safetensors"
     stored = kept(file)
     if stored is None:
         turns_file = folder / f"turns_{_named(codec_digest(model), teaching, concepts)}.safetensors"
@@ -89,9 +90,9 @@ def taught(model: MusicGen, concepts: Sequence[str], teaching: Teaching, folder:
     return Taught(tuple(concepts), is_train=is_train, **stored)
 
 
-def _named(weights: str, teaching: Teaching, concepts: Sequence[str]) -> str:
-    """What names a set's turns, or what was learned from them, by the weights that heard them."""
-    parts = [FORMAT, weights, teaching.turns, teaching.seed, *concepts]
+def _named(weights: str, teaching: Teaching, concepts: Sequence[str], *learning: float) -> str:
+    """What names a set's turns, or what was learned from them and how, by the weights that heard them."""
+    parts = [FORMAT, weights, teaching.turns, teaching.seed, *concepts, *learning]
     return sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
