@@ -18,7 +18,7 @@ from rfm_live.embedded.reference_turns import reference
 from rfm_live.embedded.turned_banks import Teaching
 from rfm_live.embedded.turns import AFTER_FRAMES, BEFORE_FRAMES, Turn, chord_study, concept_sets, draw_turns
 from rfm_live.errors import StartError
-from rfm_live.experiments.measures import judge_of
+from rfm_live.experiments.measures import ClipReader, judge_of
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.steering.bank import load_bank, read_bank
 
@@ -155,7 +155,12 @@ def test_meters_hear_what_the_composer_turns_to(tmp_path: Path, monkeypatch: pyt
     heard = [reference(model, judge_of(bank, name), 0, tmp_path) for name in ("note_e", "tempo")]
     assert heard[0].reading.value > 0.3 and heard[0].hits is not None and heard[0].hits.value >= 0.5
     assert heard[1].reading.value > 1.0 and heard[1].hits is None  # onsets a second, and no rivals
-    again = reference(model, judge_of(bank, "note_e"), 0, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(reference_turns, "sounded", lambda *_: pytest.fail("the turns were sounded again"))
+        again = reference(model, judge_of(bank, "note_e"), 0, tmp_path)
+        patch.setattr(ClipReader, "identity", "ears of another kind")
+        with pytest.raises(pytest.fail.Exception, match="sounded again"):
+            reference(model, judge_of(bank, "note_e"), 0, tmp_path)
     assert (again.reading, again.hits) == (heard[0].reading, heard[0].hits)
     page = reference_turns.report(bank, heard, "made so")
     assert "made so" in page and model.sha256[:12] in page and "- tempo: " in page and "| note_e | " in page

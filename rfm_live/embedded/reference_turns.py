@@ -61,12 +61,13 @@ def reference(model: MusicGen, judge: Judge, lessons: int, folder: Path) -> Refe
         ValueError: no turns teach the concept.
     """
     taught_by = lessons if judge.heard_as is not None else 0
-    named = [FORMAT, codec_digest(model), taught_by, TURNS, _SEED, judge.concept, judge.meter]
+    reader = ClipReader(model)
+    named = [FORMAT, codec_digest(model), taught_by, TURNS, _SEED, judge.concept, judge.meter, reader.identity]
     file = folder / f"reference_{sha256(json.dumps(named).encode()).hexdigest()[:24]}.safetensors"
     stored = kept(file)
     if stored is None:
         turns = sounded(model, draw_turns(judge.concept, TURNS, _SEED), (judge.concept,))
-        reader, records = ClipReader(model), []
+        records = []
         for codes in turns.codes[turns.shares[:, 0] > 0.0]:
             with torch.inference_mode():
                 played = model.codec.decode(torch.from_numpy(codes[None]))[0, 0].numpy()
