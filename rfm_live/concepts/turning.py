@@ -35,7 +35,7 @@ LENGTH = 0.3
 CODEBOOK_SHARE = 0.3
 """What each codebook's nats count of those of the codebook before."""
 EPOCHS, LEARNING_RATE = 3, 0.01
-TRAINED_LENGTHS = (0.5, 2.0)
+TRAINED_LENGTHS = (0.3, 1.5)
 """Pushes are trained at lengths drawn from this range, in LENGTH."""
 _TURNING_FRAMES, _LASTING = 30.0, 0.1
 """A frame counts by exp(-t / _TURNING_FRAMES) at t frames behind the turn, and by _LASTING however late it is."""

@@ -41,7 +41,7 @@ LONG = 0.5
 """Share of the free stretches that last for most of what is left of the row; others last one to three bars."""
 FOREIGN = 0.25
 """Share of the free stretches in which another piece is heard instead of the decoder's own playing."""
-OFTEN = {(True, False): 1, (True, True): 1, (False, False): 3, (False, True): 2}
+OFTEN = {(True, False): 1, (True, True): 1, (False, False): 2, (False, True): 1}
 """How often pieces come, by whether they have drums and are dense: what has no beat to hold to goes astray first."""
 TEMPERATURES = (0.8, 1.0)
 """Least and highest temperature of its own playing."""
