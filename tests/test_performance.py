@@ -44,11 +44,11 @@ def send(performance: Performance, *message: str) -> None:
 @pytest.mark.jack
 @pytest.mark.osc_peer
 def test_a_knob_turned_with_oscsend_is_heard_on_jack(tmp_path: Path) -> None:
-    """Six notes in turn, each after a clean start and heard from 2 s behind its knob: it is the strongest in far more
+    """Six notes in turn, each after a clean start and heard from 1 s behind its knob: it is the strongest in far more
     frames than while the others are up.
 
-    In the mean of the six by .86 to .90, in three runs; the same recordings told as one another's give 0, with a
-    standard deviation of .18.
+    In the mean of the six by .70 to .84, in three runs; the same recordings told as one another's give 0, with a
+    standard deviation of .17.
     """
     need("oscsend", "jack_capture")
     wanted = {"note_f": 5, "note_a": 9, "note_d": 2, "note_a_sharp": 10, "note_g": 7, "note_g_sharp": 8}
@@ -57,14 +57,14 @@ def test_a_knob_turned_with_oscsend_is_heard_on_jack(tmp_path: Path) -> None:
         plain = record(tmp_path, "plain.wav", 3)
         for name in wanted:
             send(performance, f"/concept/{name}/eta", "f", "1.0")
-            time.sleep(2.0)
+            time.sleep(1.0)  # the promise: within a second
             heard.append(shares_of(record(tmp_path, f"{name}.wav", 6)))
             send(performance, "/panic")  # what was heard of this note is forgotten
         assert performance.process.poll() is None
     assert np.abs(plain).max() > 0.02, "the unsteered music is silent"
     shares = np.stack(heard)[:, list(wanted.values())]  # [recording, wanted note]
     own, other = np.diag(shares).mean(), shares[~np.eye(len(shares), dtype=bool)].mean()
-    assert own - other > 0.5, shares.round(2)
+    assert own - other > 0.4, shares.round(2)
 
 
 def test_ctrl_c_ends_a_performance_within_a_second_and_leaves_nothing(tmp_path: Path) -> None:
