@@ -71,7 +71,11 @@ def bars_plot(
                 [max(bar.high - bar.value, 0.0) for bar in bars],
             ]
             panel.bar(places, [bar.value for bar in bars], width, yerr=errors, label=label, capsize=2)
-        panel.set_xticks(range(len(labels)), labels, rotation=30 if len(labels) > 6 else 0)
+        if len(labels) > 6:
+            panel.set_xticks(range(len(labels)), labels, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
+            panel.margins(y=0.4)  # the legend needs room
+        else:
+            panel.set_xticks(range(len(labels)), labels)
         panel.axhline(0.0, color="0.5", linewidth=0.8)
 
     return _plot(name, title, axes, draw)
