@@ -107,7 +107,7 @@ def test_the_recipe_runs_from_nothing_in_two_sittings_and_writes_a_checkpoint(tm
         train(
             minutes=minutes, folder=tmp_path / "run", target=tmp_path / "checkpoint", pieces=2, held_out=1, seed=1,
             filters=4, layers=1, width=64, codec_minutes=0.03, refine_minutes=0.01, text_steps=3, decoder_minutes=0.03,
-            distil_minutes=0.01, rehearse_minutes=1.0, device="cpu",
+            distil_minutes=0.01, rehearse_minutes=1.0, chord_studies=1, note_studies=1, device="cpu",
         )  # fmt: skip
 
     sit(0.06)

@@ -89,7 +89,7 @@ def learn_turns(
     def report(epoch: int) -> Progress:
         return lambda done, _: progress(epoch * count + done, (epochs + 1) * count)
 
-    directions = _of_one_length(lesson.gradients(_batches(rng, count, batch, report(0)))).requires_grad_(True)
+    directions = of_one_length(lesson.gradients(_batches(rng, count, batch, report(0)))).requires_grad_(True)
     optimizer = torch.optim.Adam([directions], lr=LEARNING_RATE, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, max(epochs * -(-count // batch), 1))
     for epoch in range(1, epochs + 1):
@@ -99,7 +99,7 @@ def learn_turns(
             optimizer.step()
             schedule.step()
             with torch.no_grad():
-                directions.copy_(_of_one_length(directions))
+                directions.copy_(of_one_length(directions))
     return np.asarray((LENGTH * directions.detach() * scale).numpy(), np.float32)
 
 
@@ -131,10 +131,10 @@ class _Lesson:
     def pushes(self, rows: Rows, directions: Tensor, lengths: npt.NDArray[np.float64]) -> Tensor:
         """Pushes [B, L, D] of some turns, each so many LENGTH long, by `directions` [C, L, D]."""
         shares = torch.from_numpy(LENGTH * lengths).float()[:, None] * torch.from_numpy(self.turns.shares[rows])
-        return torch.einsum("bc,cld->bld", shares, _of_one_length(directions))
+        return torch.einsum("bc,cld->bld", shares, of_one_length(directions))
 
 
-def _of_one_length(directions: Tensor) -> Tensor:
+def of_one_length(directions: Tensor) -> Tensor:
     """Directions [C, L, D] with a mean length of 1 over the blocks; what has none stays nothing."""
     lengths: Tensor = directions.norm(dim=-1).mean(dim=1)[:, None, None]
     return directions / lengths.clamp(min=1e-12)

@@ -65,7 +65,7 @@ def _distilled(training: dict[str, float]) -> str:
 def _rehearsed(training: dict[str, float]) -> str:
     """The decoder's third stage, in words; nothing where there was none."""
     steps, minutes = training["rehearsed_steps"], training["rehearsed_minutes"]
-    return f", then {steps} steps in {minutes} minutes on its own playing" if steps else ""
+    return f", then {steps} steps in {minutes} minutes on its own playing and under pushes" if steps else ""
 
 
 def _told(temperatures: tuple[float, ...]) -> str:

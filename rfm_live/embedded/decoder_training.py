@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -184,9 +185,12 @@ class DecoderTrainer:
             for name, value in self.average.items():
                 parameters[name].copy_(value)
 
-    def logits(self, columns: Tensor, captions: Sequence[str]) -> Tensor:
-        """Logits [B, T, K, V] for input `columns` [B, K, T]; an empty caption gives zero text states."""
-        return self._read(columns, *self.text(captions))[0]
+    def logits(self, columns: Tensor, captions: Sequence[str], pushes: Tensor | None = None) -> Tensor:
+        """Logits [B, T, K, V] for input `columns` [B, K, T]; an empty caption gives zero text states. `pushes`
+        [B, T, L, D] are added to the outputs of the blocks.
+        """
+        with self._pushed(pushes):
+            return self._read(columns, *self.text(captions))[0]
 
     def listened(self, columns: Tensor, captions: Sequence[str]) -> Tensor:
         """Logits like those of `logits`, outside of any graph: what the model would play here."""
@@ -247,6 +251,20 @@ class DecoderTrainer:
         states = self.model.enc_to_dec_proj(states) * mask[..., None]
         return states, torch.where(kept[:, None], tokens.attention_mask, torch.ones_like(tokens.attention_mask))
 
+    @contextmanager
+    def _pushed(self, pushes: Tensor | None) -> Iterator[None]:
+        """Blocks whose outputs are pushed, while the context lasts."""
+        each = [] if pushes is None else pushes.unbind(2)
+        hooks = [
+            block.register_forward_hook(lambda _, __, output, push=push: _pushed_output(push, output))
+            for block, push in zip(self.model.decoder.model.decoder.layers, each, strict=False)
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def _read(self, columns: Tensor, states: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [B, T, K, V] for input `columns` [B, K, T] under text states [B, S, D], and the hidden states
         [B, T, D] behind half of the blocks.
@@ -261,6 +279,11 @@ class DecoderTrainer:
         )
         shaped: Tensor = output.logits.reshape(rows, codebooks, frames, -1).transpose(1, 2)
         return shaped, output.hidden_states[len(self.model.decoder.model.decoder.layers) // 2]
+
+
+def _pushed_output(pushes: Tensor, output: Any) -> Any:
+    """A block's output, or a tuple that begins with it, [B, T, D], with `pushes` added."""
+    return (output[0] + pushes, *output[1:]) if isinstance(output, tuple) else output + pushes
 
 
 def _label_loss(logits: Tensor, labels: Tensor, sizes: Sequence[int], weights: Sequence[float]) -> Tensor:

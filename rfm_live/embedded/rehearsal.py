@@ -6,14 +6,19 @@ beat the piece comes back where it would be by then; what the piece plays there 
 its own music (DAgger: Ross et al. 2011, arXiv 1011.0686, with the piece as the expert). Now and then it hears another
 piece instead of its own playing: the caption counts for more than what was just heard. In what it hears of pieces alone
 it stays as it was, by the Kullback-Leibler divergence from the decoder before rehearsals.
+
+In many rows it is pushed besides, from somewhere in its first free stretch on, and what comes back is a piece that
+shows what the pushes say (`rfm_live.embedded.leads`): it learns to go where it is led, and to keep to its prompt in all
+else. The pushes learn along.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +28,12 @@ from torch.nn import functional as F
 from transformers import EncodecModel
 
 from rfm_live.embedded.codec_training import CODEBOOKS
+from rfm_live.embedded.composer import Style
 from rfm_live.embedded.decoder_lessons import PAD, Lessons, delayed_columns, worded
 from rfm_live.embedded.decoder_training import CODEBOOK_WEIGHT, DecoderTrainer, generation_config
 from rfm_live.embedded.export import write_checkpoint
 from rfm_live.embedded.guidance_distillation import divergences
+from rfm_live.embedded.leads import SETS, Leads
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.model.cross import CrossCache
 
@@ -51,15 +58,35 @@ PLAIN = 0.25
 """Share of the steps on pieces alone."""
 KEEPING = 0.5
 """Weight of the divergence from the decoder before."""
-RATE, WARM_UP_STEPS = 1e-4, 50
+RATE, PUSHES_RATE, WARM_UP_STEPS = 2e-4, 2e-3, 50
+AT_ONCE, AT_RETURN = 0.25, 0.35
+"""Shares of the rows that are pushed in which that begins with the row, or where the piece comes back; others begin
+anywhere in the first free stretch."""
 Mask = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row before it is played: the `window` of its piece [K, T], `mixed` the same with other pieces in some free
+    stretches, which frames the decoder plays, `is_own`, and the piece does not, `is_free` [T], and a caption. From the
+    frame `since` on it is pushed by so much of concepts: `shares`.
+    """
+
+    window: Codes
+    mixed: Codes
+    is_own: Mask
+    is_free: Mask
+    caption: str
+    shares: Mapping[str, float]
+    since: int = 0
 
 
 @dataclass(frozen=True)
 class Rehearsed:
     """Rows that the decoder has played in: `columns` [B, K, T + 1] are the pieces', `heard` what it heard and played,
     `worth` [B, T] how much a frame counts after the piece has come back, `first` the frames before any but the piece's.
+    Pushes act by `shares` [B, C] from the frames `since` [B] on.
     """
 
     columns: Tensor
@@ -67,10 +94,13 @@ class Rehearsed:
     worth: Tensor
     captions: list[str]
     first: list[int]
+    shares: Tensor
+    since: Tensor
 
     def to(self, device: torch.device) -> Rehearsed:
         """The same on `device`."""
-        return replace(self, columns=self.columns.to(device), heard=self.heard.to(device), worth=self.worth.to(device))
+        names = ("columns", "heard", "worth", "shares", "since")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def begun(self, frames: int) -> Tensor:
         """The next columns [B, K, frames] of the first `frames`, PAD from each row's `first` on."""
@@ -91,6 +121,8 @@ class Rehearsed:
                 self.worth[rows],
                 [self.captions[row] for row in rows],
                 [self.first[row] for row in rows],
+                self.shares[rows],
+                self.since[rows],
             )
 
 
@@ -121,52 +153,77 @@ def worth(is_free: Mask) -> npt.NDArray[np.float32]:
     return weights
 
 
-def rehearse_rows(model: MusicGen, lessons: Lessons, rng: np.random.Generator) -> Rehearsed:
+def rehearse_rows(model: MusicGen, lessons: Lessons, leads: Leads, rng: np.random.Generator) -> Rehearsed:
     """Draw rows of pieces and let the model play in them; rows without a caption come last."""
-    rows, frames = SHAPES[int(rng.integers(len(SHAPES)))]
-    untold = int(rng.binomial(rows, CAPTION_DROP))
+    count, frames = SHAPES[int(rng.integers(len(SHAPES)))]
+    untold = int(rng.binomial(count, CAPTION_DROP))
     often = np.asarray([OFTEN[style.drums, style.dense] for style in lessons.styles])
-    pieces = rng.choice(len(often), rows, p=often / often.sum())
-    drawn = [_draw_row(lessons, rng, int(piece), frames, row < rows - untold) for row, piece in enumerate(pieces)]
-    windows, mixed, is_own, is_free, captions = zip(*drawn, strict=True)
-    columns, heard = (delayed_columns(torch.from_numpy(np.stack(codes))) for codes in (windows, mixed))
+    rows = [_draw_row(lessons, often / often.sum(), leads, rng, frames, row < count - untold) for row in range(count)]
+    columns, heard = (
+        delayed_columns(torch.from_numpy(np.stack(codes)))
+        for codes in ([row.window for row in rows], [row.mixed for row in rows])
+    )
+    captions, since = [row.caption for row in rows], torch.tensor([row.since for row in rows])
+    shares = torch.tensor([[row.shares.get(name, 0.0) for name in leads.concepts] for row in rows])
+    with torch.no_grad():
+        pushes = leads.pushes.along(shares, since, frames)
     heard = play_on(
         model,
         heard,
-        torch.from_numpy(np.stack(is_own)),
+        torch.from_numpy(np.stack([row.is_own for row in rows])),
         captions,
         int(rng.integers(2**31)),
         float(rng.uniform(*TEMPERATURES)),
+        pushes,
     )
-    first = [int(row.argmax()) if row.any() else frames for row in is_free]
-    return Rehearsed(columns, heard, torch.from_numpy(np.stack(list(map(worth, is_free)))), list(captions), first)
+    first = [int(row.is_free.argmax()) if row.is_free.any() else frames for row in rows]
+    weights = torch.from_numpy(np.stack([worth(row.is_free) for row in rows]))
+    return Rehearsed(columns, heard, weights, captions, first, shares, since)
 
 
 def _draw_row(
-    lessons: Lessons, rng: np.random.Generator, piece: int, frames: int, is_told: bool
-) -> tuple[Codes, Codes, Mask, Mask, str]:
-    """A window of a piece, the same with other pieces in some free stretches [K, T], which frames the decoder plays,
-    which the piece does not [T], and a caption.
-    """
-    style = lessons.styles[piece]
-    window = _from_a_bar(lessons, rng, piece, frames)
+    lessons: Lessons,
+    likely: npt.NDArray[np.float64],
+    leads: Leads,
+    rng: np.random.Generator,
+    frames: int,
+    is_told: bool,
+) -> Row:
+    """A row of a piece that is drawn as `likely` as [N] says, or of one that pushes lead to."""
+    shares: Mapping[str, float] = {}
+    if rng.random() < sum(SETS.values()):
+        led = leads.repertoire.draw(rng)
+        codes, style, asked, shares = led.codes, led.style, led.asked, led.shares
+    else:
+        place = int(rng.choice(len(likely), p=likely))
+        codes, style = lessons.codes[place], lessons.styles[place]
+        asked = style
+    window = _from_a_bar(rng, codes, style, frames)
     mixed, is_own, is_free = window.copy(), np.zeros(frames, np.bool_), np.zeros(frames, np.bool_)
-    for at, until in free_stretches(rng, frames, style.beat):
+    stretches, since = free_stretches(rng, frames, style.beat), 0
+    if shares:
+        (_, until), *later = stretches or [(0, 2 * style.beat)]
+        stretches = [(0, until), *later]
+        chance = rng.random()
+        if chance >= AT_ONCE:
+            since = until if chance < AT_ONCE + AT_RETURN else int(rng.integers(until))
+    for at, until in stretches:
         is_free[at:until] = True
         if rng.random() < FOREIGN:
-            mixed[:, at:until] = _from_a_bar(lessons, rng, int(rng.integers(len(lessons.codes))), until - at)
+            other = int(rng.integers(len(lessons.codes)))
+            mixed[:, at:until] = _from_a_bar(rng, lessons.codes[other], lessons.styles[other], until - at)
         else:
             is_own[at:until] = True
     # Where nothing of the piece was heard before, the caption alone says what comes back: it should say much.
-    texts = [worded(rng, style) for _ in range(3 if is_free[0] else 1)] if is_told else [""]
-    return window, mixed, is_own, is_free, max(texts, key=len)
+    texts = [worded(rng, asked) for _ in range(3 if is_free[0] else 1)] if is_told else [""]
+    return Row(window, mixed, is_own, is_free, max(texts, key=len), shares, since)
 
 
-def _from_a_bar(lessons: Lessons, rng: np.random.Generator, piece: int, frames: int) -> Codes:
-    """So many frames of a piece from one of its bars on, int64 [K, frames]."""
-    bar = 4 * lessons.styles[piece].beat
-    start = bar * int(rng.integers((lessons.codes.shape[2] - frames) // bar + 1))
-    window: Codes = lessons.codes[piece, :, start : start + frames].astype(np.int64)
+def _from_a_bar(rng: np.random.Generator, codes: npt.NDArray[np.integer[Any]], style: Style, frames: int) -> Codes:
+    """So many frames of a piece's codes [K, T] from one of its bars on, int64 [K, frames]."""
+    bar = 4 * style.beat
+    start = bar * int(rng.integers((codes.shape[1] - frames) // bar + 1))
+    window: Codes = codes[:, start : start + frames].astype(np.int64)
     return window
 
 
@@ -178,10 +235,11 @@ def play_on(
     captions: Sequence[str],
     seed: int,
     temperature: float,
+    pushes: Tensor,
 ) -> Tensor:
     """`columns` [B, K, T + 1] with the model's own draws, each after all that came before it, in the frames where
-    `is_free` [B, T]. It draws without guidance, by play's top k and a `temperature` above 0. Rows without a caption
-    stand at the end.
+    `is_free` [B, T], under `pushes` [B, T, L, D]. It draws without guidance, by play's top k and a `temperature` above
+    0. Rows without a caption stand at the end.
     """
     top_k = generation_config().top_k
     generator = torch.Generator().manual_seed(seed)
@@ -193,7 +251,8 @@ def play_on(
     cross = _cross(model, [text for text in captions if text])
     read = 0
     for column in torch.nonzero(is_own_column).flatten().tolist():
-        logits = model.decoder(heard[..., read:column], read, cache, cross)[:, -1] / temperature  # [B, K, V]
+        given = heard[..., read:column]
+        logits = model.decoder(given, read, cache, cross, pushes[:, read:column])[:, -1] / temperature  # [B, K, V]
         read = column
         least = logits.topk(top_k).values[..., -1:]
         noise = torch.empty_like(logits).exponential_(generator=generator)
@@ -240,6 +299,7 @@ def rehearse(
     before: DecoderTrainer,
     codec: EncodecModel,
     lessons: Lessons,
+    leads: Leads,
     minutes: float,
     path: Path,
     *,
@@ -247,15 +307,18 @@ def rehearse(
     seed: int,
     report: Callable[[int, list[float]], None],
 ) -> None:
-    """Train `student` for `minutes` of wall time, saving to `path` after every round of playing. It begins at its
-    averaged weights; `before` is the decoder before rehearsals; the text encoder stays as it is.
+    """Train `student` and the pushes of `leads` for `minutes` of wall time, saving to `path` and `pushes_file(path)`
+    after every round of playing. It begins at its averaged weights; `before` is the decoder before rehearsals; the text
+    encoder stays as it is.
 
     The rate falls with the share of `total_minutes`; the optimiser's moments begin anew with every call.
     `report(step, losses)` hears running means in nats of what follows own playing.
     """
     parameters = {name: p for name, p in student.model.named_parameters() if name in student.average}
     learning = [p for name, p in parameters.items() if not name.startswith(("text_encoder", "enc_to_dec"))]
-    optimiser = torch.optim.AdamW(learning, lr=RATE, betas=(0.9, 0.95), weight_decay=0.0)
+    rates = RATE, PUSHES_RATE
+    groups = [{"params": one} for one in (learning, [leads.pushes.directions])]
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0)
     weight = torch.tensor(CODEBOOK_WEIGHT, device=learning[0].device) / sum(CODEBOOK_WEIGHT)
     running, first = np.zeros(CODEBOOKS), student.rehearsed_steps
     if first == 0:
@@ -265,7 +328,8 @@ def rehearse(
     def learn(loss: Tensor) -> None:
         share = min(1.0, student.rehearsed_seconds / (total_minutes * 60))
         warmth = min(1.0, (student.rehearsed_steps - first + 1) / WARM_UP_STEPS)
-        optimiser.param_groups[0]["lr"] = RATE * warmth * (1.02 - share)
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * warmth * (1.02 - share)
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(learning, 1.0)
@@ -277,8 +341,9 @@ def rehearse(
         while time.monotonic() - began < minutes * 60:
             rng = np.random.default_rng([seed, 23, student.rehearsed_steps])
             model = as_played(student, codec, path.with_suffix(".playing"))
-            for part in rehearse_rows(model, lessons, rng).to(weight.device).parts(rng):
-                logits = student.logits(part.heard[..., :-1], part.captions)
+            for part in rehearse_rows(model, lessons, leads, rng).to(weight.device).parts(rng):
+                pushes = leads.pushes.along(part.shares, part.since, part.worth.shape[1])
+                logits = student.logits(part.heard[..., :-1], part.captions, pushes)
                 each = returning_loss(logits, part)
                 known = max(1, *part.first)
                 wanted = before.listened(part.heard[..., :known], part.captions)
@@ -295,7 +360,17 @@ def rehearse(
                 last = time.monotonic()
                 if last - began > minutes * 60:
                     break
-            student.save(path)
+            _save(student, leads, path)
             unbiased = 1.0 - 0.98 ** (student.rehearsed_steps - first)
             report(student.rehearsed_steps, [float(value / unbiased) for value in running])
+    _save(student, leads, path)
+
+
+def pushes_file(path: Path) -> Path:
+    """Where the pushes lie that belong to the student of `path`."""
+    return path.with_suffix(".pushes.safetensors")
+
+
+def _save(student: DecoderTrainer, leads: Leads, path: Path) -> None:
     student.save(path)
+    leads.pushes.save(pushes_file(path))

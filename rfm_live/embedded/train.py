@@ -2,7 +2,8 @@
 data.
 
 Stages, each of which goes on where an earlier run stopped: render the corpus, train the codec, encode the corpus, train
-the decoder and text encoder, distil their guidance, let the decoder learn from its own playing, write the checkpoint.
+the decoder and text encoder, distil their guidance, let the decoder learn from its own playing and from pushes, write
+the checkpoint.
 Needs the `train` extra, FluidSynth and the FluidR3 Mono soundfont.
 """
 
@@ -25,12 +26,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rfm_live.embedded import CHECKPOINT
 from rfm_live.embedded.codec_refinement import match_loudness, refine_decoder
 from rfm_live.embedded.codec_training import CODEBOOKS, CodecTrainer, train_codec
-from rfm_live.embedded.corpus import PIECE_FRAMES, Corpus, piece, render_corpus
+from rfm_live.embedded.corpus import BATCH, PIECE_FRAMES, Corpus, piece, render_corpus
 from rfm_live.embedded.decoder_lessons import Lessons, delayed_columns, draw_captions
 from rfm_live.embedded.decoder_training import DecoderTrainer, codebook_losses, train_decoder
 from rfm_live.embedded.export import write_checkpoint
 from rfm_live.embedded.guidance_distillation import distil_guidance
-from rfm_live.embedded.rehearsal import rehearse
+from rfm_live.embedded.leads import Leads, Pushes, Repertoire, led_concepts
+from rfm_live.embedded.rehearsal import as_played, pushes_file, rehearse
+from rfm_live.embedded.render import render_pieces
+from rfm_live.embedded.studies import CHORD_STUDIES, NOTE_STUDIES, Study, draw_studies
 from rfm_live.embedded.text_parts import build_tokenizer
 from rfm_live.errors import RfmError
 
@@ -54,7 +58,9 @@ class Recipe:
     text_steps: int = 2000
     decoder_minutes: float = 60.0
     distil_minutes: float = 60.0
-    rehearse_minutes: float = 45.0
+    rehearse_minutes: float = 180.0
+    chord_studies: int = CHORD_STUDIES
+    note_studies: int = NOTE_STUDIES
 
 
 class Run:
@@ -172,8 +178,8 @@ class Run:
         return student
 
     def rehearsed(self, before: DecoderTrainer, codec: CodecTrainer, lessons: Lessons) -> DecoderTrainer:
-        """The decoder after it has learned from its own playing, for what is left of the minutes planned for that and
-        of this run's; nothing before guidance has had all of its own.
+        """The decoder after it has learned from its own playing and from pushes, for what is left of the minutes that
+        are planned for that and of this run's; nothing before guidance has had all of its own.
         """
         recipe, path = self.recipe, self.folder / "rehearsed.pt"
         if not path.exists() and recipe.distil_minutes - before.distilled_seconds / 60 > _ROUNDING_MINUTES:
@@ -187,6 +193,7 @@ class Run:
                     before,
                     codec.export(),
                     lessons,
+                    self._leads(before, codec, lessons, pushes_file(path)),
                     minutes,
                     path,
                     total_minutes=recipe.rehearse_minutes,
@@ -194,6 +201,36 @@ class Run:
                     report=lambda step, losses: tell(step, _nats(losses)),
                 )
         return student
+
+    def _leads(self, before: DecoderTrainer, codec: CodecTrainer, lessons: Lessons, file: Path) -> Leads:
+        """The pieces that pushes lead to, of which the studies' codes are kept on disk, and the pushes of `file`, or
+        random ones as long as the decoder's hidden states call for.
+        """
+        recipe = self.recipe
+        studies = draw_studies(recipe.seed, recipe.chord_studies, recipe.note_studies)
+        codes = self._studied(codec, studies)
+        pushes = Pushes.load(file)
+        if pushes is None:
+            model = as_played(before, codec.export(), self.folder / "measured")
+            columns = delayed_columns(torch.from_numpy(lessons.codes[:8, :, :512].astype(np.int64)))
+            norms = model.decoder.hidden_states(columns, None).norm(dim=-1).mean(dim=(0, 2))  # [L]
+            pushes = Pushes.drawn(len(led_concepts()), norms, model.config.decoder.width, recipe.seed)
+        return Leads(Repertoire(lessons, studies, list(codes)), pushes, led_concepts())
+
+    def _studied(self, codec: CodecTrainer, studies: Sequence[Study]) -> np.ndarray:
+        """Codes int16 [N, K, T] of studies, kept on disk."""
+        path = self.folder / "studies.codes.npy"
+        if not path.exists():
+            coded: list[np.ndarray] = []
+            with _bar() as bar, torch.no_grad():
+                task = bar.add_task("encode studies", total=len(studies))
+                for start in range(0, len(studies), BATCH):
+                    some = render_pieces([study.piece for study in studies[start : start + BATCH]])
+                    coded += [codec.encode(samples) for samples in some]
+                    bar.update(task, completed=len(coded))
+            np.save(path, np.stack(coded))
+        codes: np.ndarray = np.load(path)
+        return codes
 
     def _decoder_trainer(self, path: Path) -> DecoderTrainer:
         """A decoder and text encoder as `path` has them, or fresh ones."""
@@ -288,8 +325,14 @@ def train(
         float, typer.Option(help="time in which the trained decoder learns to play as if guided, over all runs")
     ] = Recipe.distil_minutes,
     rehearse_minutes: Annotated[
-        float, typer.Option(help="time in which the decoder learns from its own playing, over all runs")
+        float, typer.Option(help="time in which the decoder learns from its own playing and from pushes, over all runs")
     ] = Recipe.rehearse_minutes,
+    chord_studies: Annotated[
+        int, typer.Option(help="pieces of every chord quality that pushes lead to", min=1)
+    ] = Recipe.chord_studies,
+    note_studies: Annotated[
+        int, typer.Option(help="pieces of every pitch class that pushes lead to", min=1)
+    ] = Recipe.note_studies,
     device: Annotated[str, typer.Option(help="torch device: cpu or cuda")] = "cpu",
 ) -> None:
     """Train the embedded checkpoint from nothing, or go on where the last run stopped, and write it."""
@@ -307,6 +350,8 @@ def train(
         decoder_minutes,
         distil_minutes,
         rehearse_minutes,
+        chord_studies,
+        note_studies,
     )
     run = Run(folder, recipe, minutes, device)
     try:

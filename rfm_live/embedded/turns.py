@@ -23,21 +23,18 @@ from rfm_live.embedded.composer import (
     PITCH_CLASSES,
     TEXTURES,
     Instrument,
-    Note,
     Piece,
     Style,
     compose,
     draw_style,
 )
 from rfm_live.embedded.music_meters import full_caption, rendered
+from rfm_live.embedded.studies import HOME_MODES, chord_study
 from rfm_live.model.checkpoint import MusicGen
 
 BEFORE_FRAMES, AFTER_FRAMES = 128, 160
 """What is heard before and after the turn; together they must fit into the decoder's positions."""
 _RENDERED_AT_ONCE, _CODED_AT_ONCE = 64, 8
-_DRUM_CHANNEL = 9
-_HOME_MODES = {"major": "major", "minor": "minor", "diminished": "octatonic", "augmented": "whole_tone"}
-"""The mode of which a chord quality is the triad on the tonic."""
 
 Rng = np.random.Generator
 Choice = TypeVar("Choice")
@@ -128,12 +125,12 @@ def _drums_every_other(index: int) -> dict[str, bool]:
 
 def _chord(rng: Rng, concept: str, said: str, index: int) -> Turn:
     """Triads of another quality, or music of any texture, go over into triads of one quality."""
-    style = _style(rng, drums=index % 4 < 2, bass=False, mode=_HOME_MODES[said])
+    style = _style(rng, drums=index % 4 < 2, bass=False, mode=HOME_MODES[said])
     after = chord_study(rng, AFTER_FRAMES, said, style)
     if index % 2:
         return Turn(concept, _up_to_a_bar(rng, style), after)
     quality = _other(rng, list(QUALITIES), said)
-    before = chord_study(rng, BEFORE_FRAMES, quality, replace(style, mode=_HOME_MODES[quality]))
+    before = chord_study(rng, BEFORE_FRAMES, quality, replace(style, mode=HOME_MODES[quality]))
     return Turn(concept, before, after)
 
 
@@ -210,35 +207,6 @@ _DRAWS: dict[str, Callable[[Rng, str, str, int], Turn]] = {
     "drums": _drums,
     "texture": _texture,
 }
-
-
-def chord_study(rng: Rng, frames: int, quality: str, style: Style, root: int | None = None) -> Piece:
-    """Triads of one quality, struck together or broken, in any inversion, over the drums of `style` if it has any.
-
-    They stand on the pitch class `root`, or without one on roots that change from bar to bar.
-    """
-    bar, notes = 4 * style.beat, []
-    is_broken, strokes = bool(rng.random() < 0.3), int(rng.choice((1, 2, 4)))
-    here = int(rng.integers(12)) if root is None else root
-    for start in range(0, frames, bar):
-        if root is None and rng.random() < 0.5:
-            here = int(rng.integers(12))
-        pitches = _voiced(rng, [(here + step) % 12 for step in QUALITIES[quality]], style.instrument)
-        count = 8 if is_broken else strokes
-        for place in range(count):
-            at = start + place * bar // count
-            length = min(max(bar // count - 1, 1), frames - at)
-            struck = ([pitches[place % 3]] if is_broken else pitches) if length > 0 else []
-            notes += [Note(at, length, pitch, 96 if place == 0 else 84, 0) for pitch in struck]
-    notes += [note for note in compose(rng, frames, replace(style, bass=False)).notes if note.channel == _DRUM_CHANNEL]
-    ordered = tuple(sorted(notes, key=lambda note: (note.start, note.pitch)))
-    return Piece(style, ordered, ((0, style.instrument.program),), frames, "")
-
-
-def _voiced(rng: Rng, pitch_classes: Sequence[int], instrument: Instrument) -> list[int]:
-    """One pitch of each class, each the next above a pitch that is drawn from the lower part of the range."""
-    base = int(rng.integers(instrument.low, max(instrument.high - 11, instrument.low + 1)))
-    return [base + (pitch_class - base) % 12 for pitch_class in pitch_classes]
 
 
 def sounded(model: MusicGen, turns: Sequence[Turn], concepts: Sequence[str], progress: Progress = no_progress) -> Turns:
