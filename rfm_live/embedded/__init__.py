@@ -11,6 +11,6 @@ CHECKPOINT = Path(__file__).parent / "checkpoint"
 MODEL_CARD.md.
 """
 
-DEFAULT_PROMPT = "warm strings arpeggio, medium tempo, dense"
+DEFAULT_PROMPT = "guitar arpeggio with drums, fast"
 """What plays when the performer names no prompt; its text states are in the checkpoint, so no text encoder is loaded.
 """

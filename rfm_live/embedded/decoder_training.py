@@ -360,12 +360,12 @@ def train_decoder(
 
 
 def generation_config() -> GenerationConfig:
-    """Defaults of play: sampling without guidance, one window of `WINDOW_FRAMES` frames."""
+    """Defaults of play: sampling under a little guidance, one window of `WINDOW_FRAMES` frames."""
     return GenerationConfig(
         do_sample=True,
         temperature=0.8,
         top_k=100,
-        guidance_scale=1.0,
+        guidance_scale=1.2,
         max_length=WINDOW_FRAMES,
         decoder_start_token_id=PAD,
         pad_token_id=PAD,
