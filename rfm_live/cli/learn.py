@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rfm_live.cli.bank import check_target, print_concepts
 from rfm_live.cli.console import console, errors
 from rfm_live.cli.progress import progress_bar
-from rfm_live.embedded import DEFAULT_PROMPT
+from rfm_live.embedded import LISTENING_PROMPT
 from rfm_live.errors import StartError
 from rfm_live.places import EMBEDDED, checkpoint_folder
 
@@ -149,7 +149,7 @@ def _settings(options: LearnOptions) -> "tuple[LearningSettings, Listening | Non
     from rfm_live.concepts.stage import Play
 
     check_meter(options.meter)
-    play = Play(prompt=DEFAULT_PROMPT if options.checkpoint == EMBEDDED else "")
+    play = Play(prompt=LISTENING_PROMPT if options.checkpoint == EMBEDDED else "")
     seeds = tuple(range(1, options.seeds + 1))
     settings = LearningSettings(options.method, options.pooling, seed=options.seed)
     return settings, Listening(play, seeds) if seeds else None

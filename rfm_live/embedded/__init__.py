@@ -14,3 +14,6 @@ MODEL_CARD.md.
 DEFAULT_PROMPT = "guitar arpeggio with drums, fast"
 """What plays when the performer names no prompt; its text states are in the checkpoint, so no text encoder is loaded.
 """
+
+LISTENING_PROMPT = "warm strings arpeggio, medium tempo, dense"
+"""What `rfm-live learn` plays to hear what a new knob does: drums would cover it."""
