@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from rfm_live.concepts.array_files import kept
 from rfm_live.embedded import export, guidance_distillation
 from rfm_live.embedded.codec_refinement import match_loudness
 from rfm_live.embedded.codec_training import CODEBOOKS, ENTRIES, CodecTrainer
@@ -103,11 +104,11 @@ def test_an_interrupted_corpus_goes_on_to_the_same_data(tmp_path: Path) -> None:
 
 @needs_fluidsynth
 def test_the_recipe_runs_from_nothing_in_two_sittings_and_writes_a_checkpoint(tmp_path: Path) -> None:
-    def sit(minutes: float) -> None:
+    def sit(minutes: float, note_studies: int = 1) -> None:
         train(
             minutes=minutes, folder=tmp_path / "run", target=tmp_path / "checkpoint", pieces=2, held_out=1, seed=1,
             filters=4, layers=1, width=64, codec_minutes=0.03, refine_minutes=0.01, text_steps=3, decoder_minutes=0.03,
-            distil_minutes=0.01, rehearse_minutes=1.0, chord_studies=1, note_studies=1, device="cpu",
+            distil_minutes=0.01, rehearse_minutes=1.0, chord_studies=1, note_studies=note_studies, device="cpu",
         )  # fmt: skip
 
     sit(0.06)
@@ -120,6 +121,9 @@ def test_the_recipe_runs_from_nothing_in_two_sittings_and_writes_a_checkpoint(tm
     assert second["rehearsed_steps"] > first["rehearsed_steps"] == 0
     model = load_checkpoint(tmp_path / "checkpoint")
     assert model.config.codec.causal and model.config.decoder.layers == 1
+    sit(0.005, note_studies=2)
+    studies = [kept(file) for file in sorted((tmp_path / "run").glob("studies_*"))]
+    assert [len(codes["codes"]) for codes in studies if codes] == [4 + 12, 4 + 24]
 
 
 def test_the_text_encoder_learns_to_tell_styles_by_itself() -> None:

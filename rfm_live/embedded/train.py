@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from rfm_live.concepts.array_files import keep, kept
 from rfm_live.embedded import CHECKPOINT
 from rfm_live.embedded.codec_refinement import match_loudness, refine_decoder
 from rfm_live.embedded.codec_training import CODEBOOKS, CodecTrainer, train_codec
@@ -218,9 +219,11 @@ class Run:
         return Leads(Repertoire(lessons, studies, list(codes)), pushes, led_concepts())
 
     def _studied(self, codec: CodecTrainer, studies: Sequence[Study]) -> np.ndarray:
-        """Codes int16 [N, K, T] of studies, kept on disk."""
-        path = self.folder / "studies.codes.npy"
-        if not path.exists():
+        """Codes int16 [N, K, T] of studies, kept on disk under what they were drawn by."""
+        recipe = self.recipe
+        file = self.folder / f"studies_{recipe.seed}_{recipe.chord_studies}_{recipe.note_studies}.safetensors"
+        stored = kept(file)
+        if stored is None:
             coded: list[np.ndarray] = []
             with _bar() as bar, torch.no_grad():
                 task = bar.add_task("encode studies", total=len(studies))
@@ -228,9 +231,9 @@ class Run:
                     some = render_pieces([study.piece for study in studies[start : start + BATCH]])
                     coded += [codec.encode(samples) for samples in some]
                     bar.update(task, completed=len(coded))
-            np.save(path, np.stack(coded))
-        codes: np.ndarray = np.load(path)
-        return codes
+            stored = {"codes": np.stack(coded)}
+            keep(stored, file)
+        return stored["codes"]
 
     def _decoder_trainer(self, path: Path) -> DecoderTrainer:
         """A decoder and text encoder as `path` has them, or fresh ones."""
