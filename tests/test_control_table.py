@@ -30,8 +30,8 @@ def test_every_concept_brings_the_same_addresses_beside_the_master_ones(concepts
 
 def test_the_addresses_of_the_design_are_there() -> None:
     wanted = {f"/concept/note_c/{part}" for part in ("eta", "on", "solo", "gate", "period", "slew", "mode", "target")}
-    wanted |= {"/strength", "/budget", "/prompt", "/temperature", "/top_k", "/guidance", "/seed", "/window", "/forget"}
-    wanted |= {"/transport/play", "/panic", "/gain", "/sync", "/error"}
+    wanted |= {"/strength", "/budget", "/prompt", "/temperature", "/top_k", "/top_p", "/guidance", "/seed"}
+    wanted |= {"/window", "/forget", "/transport/play", "/panic", "/gain", "/sync", "/error"}
     wanted |= {f"/status/{name}" for name in ("frame", "step_ms", "buffer_ms", "underruns", "real_time_factor")}
     assert wanted <= set(EVERY_ADDRESS)
 

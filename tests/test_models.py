@@ -216,7 +216,7 @@ def test_audiocrafts_files_bring_the_text_encoder_and_codec_that_they_name(
     checked = json.loads(run(home, hub, "models", "check", NAME, "--json", HF_HUB_OFFLINE="1").stdout)
     assert checked["layout"] == "audiocraft" and checked["text_encoder"] == "t5-base"
     assert checked["codec"]["pad_mode"] == "reflect" and checked["codec"]["causal"] is False
-    assert checked["play"] == {"temperature": 1.0, "top_k": 128, "guidance": 3.0, "window_frames": 1500}
+    assert checked["play"] == {"temperature": 1.0, "top_k": 128, "top_p": 1.0, "guidance": 3.0, "window_frames": 1500}
     assert checked["can"] == {"play": "yes", "take prompts": "yes"}
 
 

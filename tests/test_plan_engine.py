@@ -77,7 +77,7 @@ def test_an_engine_restored_amid_all_shapes_goes_on_bit_for_bit(new_engine: Call
 
 
 def test_every_setting_that_the_board_replays_is_taken_and_changes_no_sample(new_engine: Callable[[], Engine]) -> None:
-    engine, kept = new_engine(), {"/prompt", "/guidance", "/top_k", "/seed", "/temperature", "/window"}
+    engine, kept = new_engine(), {"/prompt", "/guidance", "/top_k", "/top_p", "/seed", "/temperature", "/window"}
     for parameter in ControlTable(engine.bank.names):
         if parameter.access == "rw" and parameter.address not in kept:
             engine.apply(parameter.address, parameter.default)

@@ -114,6 +114,7 @@ def examine(name: str, trust_pickle: bool) -> dict[str, Any]:
         "play": {
             "temperature": settings.sampling.temperature,
             "top_k": settings.sampling.top_k,
+            "top_p": settings.sampling.top_p,
             "guidance": settings.sampling.guidance,
             "window_frames": settings.window.frames if settings.window else None,
         },

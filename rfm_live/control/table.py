@@ -257,6 +257,9 @@ _MASTER = (
     Parameter("/prompt", "s", 0, _PROMPT_CHARACTERS, "", "", "rw", "text that describes the music; empty for none"),
     Parameter("/temperature", "f", 0, 4, 1.0, "", "rw", "randomness of the sampling; 0 takes the likeliest token"),
     Parameter("/top_k", "i", 0, 2048, 250, "tokens", "rw", "how many of the likeliest tokens may be drawn; 0 is all"),
+    Parameter(
+        "/top_p", "f", 0, 1, 1.0, "", "rw", "of these, the likeliest that hold this share of the probability; 1 is all"
+    ),
     Parameter("/guidance", "f", 1, 10, 3.0, "", "rw", "how closely the prompt is followed; 1 is off"),
     Parameter("/seed", "i", 0, _INT32_MAX, 0, "", "rw", "seed of every random draw"),
     Parameter("/window", "f", 1, 60, 30.0, "s", "rw", "how much of the music the model hears; at most what it can"),

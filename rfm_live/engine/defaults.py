@@ -33,6 +33,7 @@ def default_settings(path: Path | None, config: MusicGenConfig, *, prompt: str =
             top_k=min(int(wishes.get("top_k") or 250), config.decoder.vocab),
             guidance=float(wishes.get("guidance_scale") or config.guidance),
             seed=seed,
+            top_p=float(wishes.get("top_p") or 1.0),
         )
         positions = min(
             config.decoder.max_positions, int(wishes.get("max_length") or config.segment_seconds * config.frame_rate)

@@ -150,7 +150,7 @@ class Engine:
         elif address == "/prompt":
             text = check_prompt(value)
             self.set_prompt(text, self._prompts.states(text))
-        elif address in ("/temperature", "/top_k", "/guidance", "/seed"):
+        elif address in ("/temperature", "/top_k", "/top_p", "/guidance", "/seed"):
             number = _number(address, value)
             is_whole = address in ("/top_k", "/seed") and number == int(number)
             changed: dict[str, Any] = {address[1:]: int(number) if is_whole else number}

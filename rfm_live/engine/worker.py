@@ -145,6 +145,7 @@ class _Worker:
                 "defaults": {
                     "/temperature": settings.sampling.temperature,
                     "/top_k": settings.sampling.top_k,
+                    "/top_p": settings.sampling.top_p,
                     "/guidance": settings.sampling.guidance,
                     "/window": self._engine.window_seconds,
                 },

@@ -112,7 +112,7 @@ export function shapingPanel(controls) {
 }
 
 export function masterPanel(controls) {
-  const sliders = ["strength", "budget", "gain", "temperature", "guidance", "top_k", "window"].map((name) =>
+  const sliders = ["strength", "budget", "gain", "temperature", "top_k", "top_p", "guidance", "window"].map((name) =>
     field(controls, `/${name}`, name));
   const seed = controls.field("/seed", { className: "seed" });
   const draw = element("button", { type: "button", className: "mini", title: "another seed" }, "draw");
