@@ -11,6 +11,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from rfm_live.cli.app import app
+from rfm_live.concepts.calibration import Listening
+from rfm_live.embedded import LISTENING_PROMPT
 from rfm_live.places import shipped_bank
 from rfm_live.steering.bank import ConceptBank, load_bank, read_bank, renamed, save_bank
 from tests.sounds import tone, write, write_tones
@@ -71,6 +73,17 @@ def test_a_second_run_reads_no_clip_again_and_gives_the_same_bank(
     assert result.exit_code == 0 and "wrote" in result.stdout, result.output
     assert shards == {file: file.stat().st_mtime_ns for file in place.glob("cache/**/*.safetensors")}
     assert (place / "i.safetensors").read_bytes() == (place / "h.safetensors").read_bytes()
+
+
+def test_knobs_are_heard_under_strings_with_the_checkpoint_that_ships_and_without_a_prompt_with_others(
+    folders: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[Listening] = []
+    monkeypatch.setattr("rfm_live.cli.dry_run.tell_forecast", lambda *told: heard.append(told[3]))
+    for checkpoint in ([], ["--checkpoint", tiny_path]):
+        here("learn", "--folders", folders / "high", folders / "low", "--name", "height", "--dry-run", *checkpoint)
+    assert [one.play.prompt for one in heard] == [LISTENING_PROMPT, ""]
+    assert "strings" in LISTENING_PROMPT and "drums" not in LISTENING_PROMPT
 
 
 def test_classes_and_tables_are_learned_alike(folders: Path, tiny_path: Path, tmp_path: Path) -> None:
