@@ -10,6 +10,7 @@ import torch
 
 from rfm_live.concepts.meters import longest_silence_seconds, tonal_clarity
 from rfm_live.embedded import CHECKPOINT, DEFAULT_PROMPT
+from rfm_live.embedded.decoder_training import generation_config
 from rfm_live.engine.defaults import default_settings
 from rfm_live.engine.player import Engine
 from rfm_live.engine.prompts import Prompts
@@ -131,15 +132,16 @@ def test_the_caption_is_followed(attribute: str) -> None:
     assert heard["generated"][0] >= 0.8 * heard["corpus"][0]
 
 
-@pytest.mark.parametrize("attribute", ["family", "drums", "tempo", "density"])
-def test_the_caption_is_still_followed_twelve_seconds_later(attribute: str) -> None:
+@pytest.mark.parametrize(("attribute", "share"), [("family", 0.75), ("drums", 0.75), ("tempo", 0.7), ("density", 0.75)])
+def test_the_caption_is_still_followed_twelve_seconds_later(attribute: str, share: float) -> None:
+    """0.75 is wanted of the tempo, too."""
     heard = card_meters()["caption_following"][attribute]
-    assert heard["generated_later"][0] >= 0.7 * heard["corpus"][0]
+    assert heard["generated_later"][0] >= share * heard["corpus"][0]
 
 
 def test_pieces_are_as_tonal_and_regular_as_the_corpus_and_in_many_keys() -> None:
     pieces = card_meters()["pieces"]
-    for meter, share in {"tonal_clarity": 0.8, "onset_regularity": 0.7}.items():  # 0.8 is wanted of both
+    for meter, share in {"tonal_clarity": 0.8, "onset_regularity": 0.74}.items():  # 0.8 is wanted of both
         assert pieces[meter][0] >= share * pieces[f"{meter}_corpus"][0]
     assert pieces["commonest_dominant_pitch_class"] <= 0.25
     assert pieces["longest_silence_seconds"] < 2.0
@@ -185,6 +187,13 @@ def test_a_frame_takes_less_than_half_of_its_time_on_one_thread(model: MusicGen)
     median, p95 = min(windows)
     assert median <= 10.0, windows
     assert p95 <= 15.0, windows
+
+
+def test_the_checkpoint_wishes_to_be_played_as_the_recipe_would_write_it() -> None:
+    wishes = json.loads((CHECKPOINT / "generation_config.json").read_text())
+    written = json.loads(generation_config().to_json_string())
+    assert wishes.keys() - {"transformers_version"} == written.keys() - {"transformers_version"}
+    assert all(wishes[name] == value for name, value in written.items() if name != "transformers_version")
 
 
 def test_the_model_card_tells_of_this_checkpoint(model: MusicGen) -> None:

@@ -254,10 +254,11 @@ class DecoderTrainer:
     @contextmanager
     def _pushed(self, pushes: Tensor | None) -> Iterator[None]:
         """Blocks whose outputs are pushed, while the context lasts."""
+        blocks = [] if pushes is None else self.model.decoder.model.decoder.layers
         each = [] if pushes is None else pushes.unbind(2)
         hooks = [
             block.register_forward_hook(lambda _, __, output, push=push: _pushed_output(push, output))
-            for block, push in zip(self.model.decoder.model.decoder.layers, each, strict=False)
+            for block, push in zip(blocks, each, strict=True)
         ]
         try:
             yield
