@@ -1,7 +1,9 @@
 """The engine process, as the supervisor runs it: spawned, spoken to over its pipe, and ended in every way."""
 
 import dataclasses
+import json
 import multiprocessing
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -109,6 +111,18 @@ def test_a_worker_that_tries_threads_tells_what_it_found_and_begins_at_the_first
     assert ready["threads"] == choose(trial) and ready["precision"] == "int8"
     worker.wait_written(BUFFER_MS * 32)
     assert worker.wait_for(is_op("status"))["frame"] * HOP == tape.written
+
+
+def test_a_worker_tells_how_its_checkpoint_wishes_to_be_played(
+    tiny_model: MusicGen, options: dict[str, Any], start: Callable[[dict[str, Any]], Worker], tmp_path: Path
+) -> None:
+    assert tiny_model.path is not None
+    folder = shutil.copytree(tiny_model.path, tmp_path / "wishing")
+    wishes = {"temperature": 0.8, "top_k": 40, "top_p": 0.5, "guidance_scale": 1.5}
+    (folder / "generation_config.json").write_text(json.dumps(wishes))
+    defaults = start({**options, "checkpoint": str(folder), "bank": None}).wait_for(is_op("ready"))["defaults"]
+    told = {"/temperature": 0.8, "/top_k": 40, "/top_p": 0.5, "/guidance": 1.5}
+    assert {address: defaults[address] for address in told} == told
 
 
 def test_a_worker_lives_from_ready_to_stop(
