@@ -29,6 +29,12 @@ def test_what_the_file_leaves_out_is_musicgens_own(tiny_model: MusicGen, tmp_pat
         assert default_settings(folder, config).sampling == SamplingSettings(guidance=3.0, top_k=config.decoder.vocab)
 
 
+def test_nothing_is_a_wish_too(tiny_model: MusicGen, tmp_path: Path) -> None:
+    folder = wishing(tmp_path, temperature=0, top_k=0, top_p=0)
+    sampling = default_settings(folder, tiny_model.config).sampling
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.0, 0, 0.0)
+
+
 @pytest.mark.parametrize("wish", [{"temperature": 9}, {"top_p": 1.5}, {"top_p": "most"}, {"guidance_scale": -1}])
 def test_a_wish_out_of_range_is_refused_with_its_file(
     wish: dict[str, object], tiny_model: MusicGen, tmp_path: Path

@@ -7,7 +7,9 @@ layout has no such file: its `xp.cfg` tells guidance and segment, which the conf
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rfm_live.engine.player import EngineSettings
 from rfm_live.engine.stream import Window
@@ -29,11 +31,11 @@ def default_settings(path: Path | None, config: MusicGenConfig, *, prompt: str =
     wishes = read_json(file) if path is not None and file.exists() else {}
     try:
         sampling = SamplingSettings(
-            temperature=float(wishes.get("temperature") or 1.0),
-            top_k=min(int(wishes.get("top_k") or 250), config.decoder.vocab),
+            temperature=float(_wished(wishes, "temperature", 1.0)),
+            top_k=min(int(_wished(wishes, "top_k", 250)), config.decoder.vocab),
             guidance=float(wishes.get("guidance_scale") or config.guidance),
             seed=seed,
-            top_p=float(wishes.get("top_p") or 1.0),
+            top_p=float(_wished(wishes, "top_p", 1.0)),
         )
         positions = min(
             config.decoder.max_positions, int(wishes.get("max_length") or config.segment_seconds * config.frame_rate)
@@ -42,3 +44,9 @@ def default_settings(path: Path | None, config: MusicGenConfig, *, prompt: str =
     except (TypeError, ValueError, OverflowError, RfmError) as error:
         raise CheckpointError(f"{file}: {error}") from error
     return EngineSettings(sampling, window, prompt)
+
+
+def _wished(wishes: Mapping[str, Any], name: str, default: float) -> Any:
+    """What the file says of `name`, and `default` where it says nothing or null; 0 is a wish like any other."""
+    found = wishes.get(name)
+    return default if found is None else found
