@@ -263,6 +263,6 @@ def test_a_run_that_is_cut_off_keeps_what_was_measured(tmp_path: Path) -> None:
     finally:
         running.kill()
         running.communicate()
-    assert running.returncode == 130 and "stopped" in said.decode()
+    assert running.returncode == 130 and "stopped" in said.decode(), said.decode()
     text = written.read_text()
     assert text.count("## ") == 1 and "| embedded |" in text and "the run was cut off" in text

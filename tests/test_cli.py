@@ -71,6 +71,25 @@ def test_an_error_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == f"rfm-live: {text}\n"
 
 
+@pytest.mark.parametrize("ending", [UnboundLocalError, AudioError])
+def test_ctrl_c_is_told_as_such_even_if_a_library_fails_over_it(
+    ending: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As transformers does, which Ctrl-C may meet while it exchanges methods of torch."""
+    with pytest.raises(typer.Exit) as ended, one_line_errors():
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ending("the tidying up failed")
+    assert ended.value.exit_code == 130
+    assert capsys.readouterr().err == "rfm-live: stopped\n"
+
+
+def test_an_error_of_nobody_is_shown_whole() -> None:
+    with pytest.raises(ZeroDivisionError), one_line_errors():
+        raise ZeroDivisionError
+
+
 def test_doctor_measures_this_machine(tmp_path: Path) -> None:
     result = run("doctor", folder=tmp_path)
     assert "frame of 20 ms" in result.stdout
