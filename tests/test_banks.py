@@ -17,10 +17,10 @@ from rfm_live.embedded.composer import INSTRUMENTS, Style, draw_style
 from rfm_live.embedded.reference_turns import reference
 from rfm_live.embedded.turned_banks import Teaching
 from rfm_live.embedded.turns import AFTER_FRAMES, BEFORE_FRAMES, Turn, chord_study, concept_sets, draw_turns
-from rfm_live.errors import StartError
+from rfm_live.errors import BankError, StartError
 from rfm_live.experiments.measures import ClipReader, judge_of
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
-from rfm_live.steering.bank import load_bank, read_bank
+from rfm_live.steering.bank import load_bank, read_bank, save_bank
 
 
 def differing(turn: Turn) -> set[str]:
@@ -221,6 +221,31 @@ def test_a_whole_run_makes_a_bank_and_its_report_and_goes_on_where_it_was(
     kept = (tmp_path / "banks" / "embedded_tempo.safetensors").read_bytes()
     run()
     assert (tmp_path / "banks" / "embedded_tempo.safetensors").read_bytes() == kept
+
+
+def test_pushes_are_inherited_from_the_banks_of_another_checkpoint(
+    tiny_model: MusicGen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("tempo", "density")
+    ancestor, pushes = tmp_path / "before", np.ones((2, *tiny_bank_shape(tiny_model)), np.float32)
+    ancestor.mkdir()
+    monkeypatch.setattr(turned_banks, "learn_turns", lambda *_: pytest.fail("something was learned"))
+    found = turned_banks.taught(tiny_model, names, Teaching(4), tmp_path, banks.stage, pushes)
+    assert found.is_inherited and np.array_equal(found.pushes, pushes)
+    bank = turned_banks.uncalibrated(tiny_model, Teaching(4), found)
+    assert bank.cards[0].method.endswith("for the checkpoint that this one went on from")
+    longer = replace(bank, unit=np.full(2, 2.5, np.float32), checkpoint_sha256="0" * 64)
+    save_bank(longer, ancestor / "embedded_tempo.safetensors")
+    with pytest.raises(StartError, match="holds tempo, density, expected tempo"):
+        banks.inherited_pushes(ancestor, "tempo", tiny_model)
+    monkeypatch.setattr(banks, "concept_sets", lambda: {"tempo": names})
+    np.testing.assert_allclose(banks.inherited_pushes(ancestor, "tempo", tiny_model), pushes, rtol=1e-5)
+    with pytest.raises(BankError, match="embedded_tempo"):
+        banks.inherited_pushes(tmp_path / "nowhere", "tempo", tiny_model)
+
+
+def tiny_bank_shape(model: MusicGen) -> tuple[int, int]:
+    return model.config.decoder.layers, model.config.decoder.width
 
 
 @pytest.mark.parametrize(

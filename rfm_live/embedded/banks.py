@@ -1,8 +1,8 @@
 """The banks of the embedded checkpoint: `python -m rfm_live.embedded.banks [SET ...]`.
 
-Learns every concept of the composer from turns, finds by ear how far knob 1 pushes and which way, and listens to the
-knobs on held-out seeds: one safetensors bank per set, and a report beside it. What was learned and played is kept in
-`--work`, so that an interrupted run goes on where it was.
+Learns every concept of the composer from turns, or inherits its push from another bank, finds by ear how far knob 1
+pushes and which way, and listens to the knobs on held-out seeds: one safetensors bank per set, and a report beside it.
+What was learned and played is kept in `--work`, so that an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import typer
 from rich.console import Console
@@ -41,6 +43,7 @@ PAIRS = (
 )
 """Concepts of different sets that are heard together."""
 WHOLE = "embedded.safetensors"
+Pushes = npt.NDArray[np.float32]
 _console = Console()
 
 
@@ -78,10 +81,31 @@ def finished(bank: ConceptBank, curves: list[Curve]) -> ConceptBank:
     return replace(bank, cards=tuple(cards))
 
 
+def inherited_pushes(folder: Path, name: str, model: MusicGen) -> Pushes:
+    """The pushes [C, L, D] of the bank of the set `name` in `folder`, which may be one of another checkpoint.
+
+    Raises:
+        BankError: the bank cannot be read, or is of a decoder of another size.
+        StartError: it holds other concepts.
+    """
+    file, decoder = _file(folder, name), model.config.decoder
+    bank = load_bank(file, decoder.layers, decoder.width)
+    if bank.names != concept_sets()[name]:
+        raise StartError(f"{file}: holds {', '.join(bank.names)}, expected {', '.join(concept_sets()[name])}")
+    return bank.directions * bank.layer_weights[..., None]
+
+
 def make_banks(
-    model: MusicGen, names: list[str], target: Path, work: Path, teaching: Teaching, listening: Listening
+    model: MusicGen,
+    names: list[str],
+    target: Path,
+    work: Path,
+    teaching: Teaching,
+    listening: Listening,
+    ancestors: Path | None = None,
 ) -> None:
-    """Make the banks `names` and their reports in the folder `target`.
+    """Make the banks `names` and their reports in the folder `target`, with the pushes of the banks in `ancestors` or
+    new ones.
 
     Last come all the sets' concepts that are there in one bank, the one that `play` loads, and what pairs of its knobs
     do together.
@@ -89,11 +113,12 @@ def make_banks(
     target.mkdir(parents=True, exist_ok=True)
     with stage("training listeners") as report:
         lessons = hear_lessons(model, listening.lessons, work, report)
+    inherited = {name: inherited_pushes(ancestors, name, model) for name in names} if ancestors else {}
     listener = Listener(model, lessons.classifiers(spoken), listening, work / "records", stage)
     for name in names:
-        bank, curves = _made(model, listener, teaching, work, name)
+        bank, curves = _made(model, listener, teaching, work, name, inherited.get(name))
         save_bank(bank, _file(target, name))
-        _write_report(target, name, bank, curves, _options(teaching, listening))
+        _write_report(target, name, bank, curves, _options(teaching, listening, ancestors))
     decoder = model.config.decoder
     files = [_file(target, name) for name in concept_sets()]
     whole = merged([load_bank(file, decoder.layers, decoder.width, model.sha256) for file in files if file.is_file()])
@@ -102,9 +127,9 @@ def make_banks(
 
 
 def _made(
-    model: MusicGen, listener: Listener, teaching: Teaching, work: Path, name: str
+    model: MusicGen, listener: Listener, teaching: Teaching, work: Path, name: str, inherited: Pushes | None
 ) -> tuple[ConceptBank, list[Curve]]:
-    found = taught(model, concept_sets()[name], teaching, work, stage)
+    found = taught(model, concept_sets()[name], teaching, work, stage, inherited)
     with stage(f"bank {name}"):
         bank = listener.calibrated(uncalibrated(model, teaching, found))
         curves = listener.curves(bank)
@@ -117,9 +142,10 @@ def _file(target: Path, name: str) -> Path:
     return target / f"embedded_{name}.safetensors"
 
 
-def _options(teaching: Teaching, listening: Listening) -> str:
+def _options(teaching: Teaching, listening: Listening, ancestors: Path | None) -> str:
     """How to make the same bank again, on the command line."""
-    return f"--turns {teaching.turns} --epochs {teaching.epochs} {_heard(listening)}"
+    learned = f"--epochs {teaching.epochs}" if ancestors is None else f"--inherit {ancestors}"
+    return f"--turns {teaching.turns} {learned} {_heard(listening)}"
 
 
 def _heard(listening: Listening) -> str:
@@ -153,6 +179,10 @@ def main(
     work: Annotated[Path, typer.Option(help="what was learned and played, to go on from")] = Path("runs/banks"),
     turns: Annotated[int, typer.Option(help="turns per concept", min=4)] = 48,
     epochs: Annotated[int, typer.Option(help="times that the turns are learned from", min=0)] = EPOCHS,
+    inherit: Annotated[
+        Path | None,
+        typer.Option(help="folder of banks whose pushes are kept, of the checkpoint that this one went on from"),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="held-out pieces at knob 1", min=2)] = 8,
     few: Annotated[int, typer.Option(help="pieces at other knob values and to find the unit", min=2)] = 4,
     seconds: Annotated[float, typer.Option(help="length of the music that is judged")] = 4.0,
@@ -169,7 +199,7 @@ def main(
         model = load_checkpoint(checkpoint)
         check_seconds(model, seconds)
         teaching = Teaching(turns, epochs=epochs)
-        make_banks(model, wanted, target, work, teaching, Listening(seeds, few, seconds, lessons))
+        make_banks(model, wanted, target, work, teaching, Listening(seeds, few, seconds, lessons), inherit)
     except RfmError as error:
         _console.print(f"[red]{escape(str(error))}[/red]")
         raise typer.Exit(2) from None

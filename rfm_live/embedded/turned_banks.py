@@ -56,6 +56,7 @@ class Teaching:
 class Taught:
     """What was learned for the C concepts of a set, `names`: `pushes` [C, L, D], what was heard behind all N turns,
     `points` [N, L, D], which of them were learned from and which kept back [N], and the hidden state's lengths [L].
+    `is_inherited` where the pushes were learned for the checkpoint that this one went on from.
     """
 
     names: tuple[str, ...]
@@ -64,17 +65,29 @@ class Taught:
     shares: Array
     is_train: Mask
     norms: Array
+    is_inherited: bool
 
 
-def taught(model: MusicGen, concepts: Sequence[str], teaching: Teaching, folder: Path, stages: Stages) -> Taught:
-    """Learn the concepts of one set of the composer, or find them in `folder`.
+def taught(
+    model: MusicGen,
+    concepts: Sequence[str],
+    teaching: Teaching,
+    folder: Path,
+    stages: Stages,
+    inherited: Array | None = None,
+) -> Taught:
+    """Learn the concepts of one set of the composer, or find them in `folder`; or keep the pushes `inherited` [C, L, D]
+    and only hear the turns.
 
     Raises:
         StartError: FluidSynth or its soundfont is missing, or the folder cannot be written.
     """
     turns = [turn for name in concepts for turn in draw_turns(name, teaching.count(name), teaching.seed)]
     is_train = _learned_from(turns, teaching.seed)
-    named = _named(model.sha256, teaching, concepts, teaching.epochs, *TRAINED_LENGTHS)
+    if inherited is None:
+        named = _named(model.sha256, teaching, concepts, teaching.epochs, *TRAINED_LENGTHS)
+    else:
+        named = _named(model.sha256, teaching, concepts, sha256(inherited.tobytes()).hexdigest())
     file = folder / f"taught_{named}.safetensors"
     stored = kept(file)
     if stored is None:
@@ -83,14 +96,18 @@ def taught(model: MusicGen, concepts: Sequence[str], teaching: Teaching, folder:
         with stages("reading turns"):
             points = read_turns(model, coded)
             norms = np.linalg.norm(points, axis=-1).mean(axis=0).astype(np.float32)  # [L]
-        with stages("learning from turns") as report:
-            pushes = learn_turns(model, coded.chosen(np.flatnonzero(is_train)), norms, teaching.epochs, progress=report)
+        if inherited is None:
+            with stages("learning from turns") as report:
+                learned_from = coded.chosen(np.flatnonzero(is_train))
+                pushes = learn_turns(model, learned_from, norms, teaching.epochs, progress=report)
+        else:
+            pushes = inherited
         stored = {"pushes": pushes, "points": points, "norms": norms, "shares": coded.shares}
         keep(stored, file)
-    return Taught(tuple(concepts), is_train=is_train, **stored)
+    return Taught(tuple(concepts), is_train=is_train, is_inherited=inherited is not None, **stored)
 
 
-def _named(weights: str, teaching: Teaching, concepts: Sequence[str], *learning: float) -> str:
+def _named(weights: str, teaching: Teaching, concepts: Sequence[str], *learning: float | str) -> str:
     """What names a set's turns, or what was learned from them and how, by the weights that heard them."""
     parts = [FORMAT, weights, teaching.turns, teaching.seed, *concepts, *learning]
     return sha256(json.dumps(parts).encode()).hexdigest()[:24]
@@ -148,6 +165,8 @@ def uncalibrated(model: MusicGen, teaching: Teaching, found: Taught) -> ConceptB
         f"pushes trained on {teaching.count(found.names[0])} turns of the composer's music to the concept, less those "
         "held out, from their gradient on"
     )
+    if found.is_inherited:
+        method += ", for the checkpoint that this one went on from"
     count = len(found.names)
     return ConceptBank(
         names=found.names,
