@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from rfm_live.concepts.array_files import kept
-from rfm_live.embedded import export, guidance_distillation
+from rfm_live.embedded import export, guidance_distillation, take_scores, takes
+from rfm_live.embedded import train as train_module
 from rfm_live.embedded.codec_refinement import match_loudness
 from rfm_live.embedded.codec_training import CODEBOOKS, ENTRIES, CodecTrainer
 from rfm_live.embedded.composer import BASS, INSTRUMENTS, PITCH_CLASSES, compose, note_study
@@ -103,27 +104,37 @@ def test_an_interrupted_corpus_goes_on_to_the_same_data(tmp_path: Path) -> None:
 
 
 @needs_fluidsynth
-def test_the_recipe_runs_from_nothing_in_two_sittings_and_writes_a_checkpoint(tmp_path: Path) -> None:
-    def sit(minutes: float, note_studies: int = 1) -> None:
+def test_the_recipe_runs_from_nothing_in_several_sittings_and_writes_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (train_module, take_scores):
+        monkeypatch.setattr(module, "JUDGED", 40)
+    for name, value in {"WISHES": 1, "TAKES": 2, "COMPARED": 1, "UNPUSHED": 4, "UNPUSHED_FRAMES": 64}.items():
+        monkeypatch.setattr(takes, name, value)
+
+    def sit(minutes: float, rehearse_minutes: float = 1.0, note_studies: int = 1) -> dict[str, float]:
         train(
             minutes=minutes, folder=tmp_path / "run", target=tmp_path / "checkpoint", pieces=2, held_out=1, seed=1,
             filters=4, layers=1, width=64, codec_minutes=0.03, refine_minutes=0.01, text_steps=3, decoder_minutes=0.03,
-            distil_minutes=0.01, rehearse_minutes=1.0, chord_studies=1, note_studies=note_studies, device="cpu",
+            distil_minutes=0.01, rehearse_minutes=rehearse_minutes, compare_minutes=0.01, chord_studies=1,
+            note_studies=note_studies, device="cpu",
         )  # fmt: skip
+        told: dict[str, float] = json.loads((tmp_path / "checkpoint" / "training.json").read_text())
+        return told
 
-    sit(0.06)
-    first = json.loads((tmp_path / "checkpoint" / "training.json").read_text())
-    sit(0.03)
-    second = json.loads((tmp_path / "checkpoint" / "training.json").read_text())
+    first, second = sit(0.06), sit(0.03)
     assert second["codec_steps"] == first["codec_steps"] > 0
     assert second["decoder_steps"] > first["decoder_steps"] > 0
     assert second["distilled_steps"] > first["distilled_steps"] == 0
     assert second["rehearsed_steps"] > first["rehearsed_steps"] == 0
-    model = load_checkpoint(tmp_path / "checkpoint")
-    assert model.config.codec.causal and model.config.decoder.layers == 1
-    sit(0.005, note_studies=2)
+    third = sit(0.005, note_studies=2)
+    assert third["rehearsed_steps"] > second["rehearsed_steps"]
     studies = [kept(file) for file in sorted((tmp_path / "run").glob("studies_*"))]
     assert [len(codes["codes"]) for codes in studies if codes] == [4 + 12, 4 + 24]
+    last = sit(0.01, rehearse_minutes=0.001)
+    assert last["rehearsed_steps"] == third["rehearsed_steps"] and last["compared_steps"] > third["compared_steps"] == 0
+    model = load_checkpoint(tmp_path / "checkpoint")
+    assert model.config.codec.causal and model.config.decoder.layers == 1
 
 
 def test_the_text_encoder_learns_to_tell_styles_by_itself() -> None:

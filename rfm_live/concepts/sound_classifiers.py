@@ -166,6 +166,13 @@ class SoundClassifiers:
         }
         return [{name: said[place] for name, said in by_name.items()} for place in range(len(table))]
 
+    def likelihoods(self, name: str, table: Features) -> dict[str, npt.NDArray[np.float64]]:
+        """How likely every class of the attribute `name` is, 0..1, in each row of `table` [N, F]: [N] by class."""
+        pipeline, told = self.by_attribute[name], self.told[name]
+        shares = pipeline.predict_proba(table)  # [N, parts]
+        said = np.asarray([told[str(part)] for part in pipeline.classes_])
+        return {one: shares[:, said == one].sum(axis=1) for one in self.classes(name)}
+
     def classes(self, name: str) -> list[str]:
         """What the attribute `name` may be heard as."""
         return sorted(set(self.told[name].values()))

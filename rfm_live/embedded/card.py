@@ -21,7 +21,7 @@ sha256 of the weights: `{sha256}`
 - **Decoder**: {layers} blocks of width {width}, {decoder_parameters} parameters; text encoder: T5 with 2 blocks of
   width 128 and its own tokenizer, which first learned to tell styles by itself ({text_steps} steps). The decoder began
   with heads that copy (`rfm_live.embedded.copying_heads`). {decoder_steps}
-  steps in {decoder_trained_minutes} minutes on a CPU; contexts up to 1024 frames{distilled}{rehearsed}.
+  steps in {decoder_trained_minutes} minutes on a CPU; contexts up to 1024 frames{distilled}{rehearsed}{compared}.
   The heads of its codebooks are divided by {head_temperatures}. Played {played}.
 - **Data**: {pieces} pieces of 30 s (seed {seed}) by our own composer (`rfm_live.embedded.composer`), rendered by
   FluidSynth with the FluidR3 Mono soundfont (MIT), reverb and chorus off. {instruments} instruments of {families}
@@ -46,6 +46,7 @@ def write_card(checkpoint: Path) -> None:
     wishes = json.loads((checkpoint / "generation_config.json").read_text())
     told = {"played": _played(wishes), "refined": _refined(training), "head_temperatures": _told(HEAD_TEMPERATURES)}
     told |= {"distilled": _distilled(training), "rehearsed": _rehearsed(training)}
+    told |= {"compared": _compared(training)}
     facts = {"note": "", **training, **_instruments(), **told, "sha256": meters["sha256"]}
     (checkpoint / "MODEL_CARD.md").write_text(_TEXT.format(**facts, meters="\n\n".join(rows)))
 
@@ -68,6 +69,14 @@ def _rehearsed(training: dict[str, float]) -> str:
     return f", then {steps} steps in {minutes} minutes on its own playing and under pushes" if steps else ""
 
 
+def _compared(training: dict[str, float]) -> str:
+    """The decoder's fourth stage, in words; nothing where there was none."""
+    steps, minutes = training["compared_steps"], training["compared_minutes"]
+    return (
+        f", then {steps} steps in {minutes} minutes in which it compared takes of its own under pushes" if steps else ""
+    )
+
+
 def _told(temperatures: tuple[float, ...]) -> str:
     *first, last = (f"{temperature:g}" for temperature in temperatures)
     return f"{', '.join(first)} and {last}"
@@ -87,7 +96,8 @@ def _played(wishes: dict[str, float]) -> str:
     """How the checkpoint wishes to be played, in words."""
     guidance = wishes["guidance_scale"]
     told = "without guidance" if guidance == 1.0 else f"under guidance {guidance:g}"
-    return f"{told}, at temperature {wishes['temperature']:g} from the {wishes['top_k']} likeliest codes"
+    nucleus = f", as many as hold {wishes['top_p']:.0%} of the probability" if "top_p" in wishes else ""
+    return f"{told}, at temperature {wishes['temperature']:g} from the {wishes['top_k']} likeliest codes{nucleus}"
 
 
 def _table(values: dict[str, object]) -> str:

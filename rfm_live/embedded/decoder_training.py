@@ -93,6 +93,8 @@ class DecoderTrainer:
     distilled_seconds: float = 0.0
     rehearsed_steps: int = 0
     rehearsed_seconds: float = 0.0
+    compared_steps: int = 0
+    compared_seconds: float = 0.0
 
     @classmethod
     def create(cls, tokenizer: T5Tokenizer, seed: int, layers: int, width: int, filters: int) -> DecoderTrainer:
@@ -131,6 +133,8 @@ class DecoderTrainer:
             "distilled_seconds": self.distilled_seconds,
             "rehearsed_steps": self.rehearsed_steps,
             "rehearsed_seconds": self.rehearsed_seconds,
+            "compared_steps": self.compared_steps,
+            "compared_seconds": self.compared_seconds,
         }
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
@@ -146,6 +150,7 @@ class DecoderTrainer:
         self.step, self.seconds = state["step"], state["seconds"]
         self.distilled_steps, self.distilled_seconds = state["distilled_steps"], state["distilled_seconds"]
         self.rehearsed_steps, self.rehearsed_seconds = state["rehearsed_steps"], state["rehearsed_seconds"]
+        self.compared_steps, self.compared_seconds = state["compared_steps"], state["compared_seconds"]
 
     def to(self, device: torch.device) -> None:
         """Move everything to `device`."""

@@ -46,17 +46,20 @@ class HeardLessons:
         return SoundClassifiers.fit_in(self.features, [spoken(style) for style in both], members_of(both))
 
 
-def hear_lessons(model: MusicGen, count: int, folder: Path, report: Callable[[int, int], None]) -> HeardLessons:
-    """Hear the first `count` pieces of the corpus, or read what was heard of them from `folder`.
+def hear_lessons(
+    model: MusicGen, count: int, folder: Path, report: Callable[[int, int], None], first: int = 0
+) -> HeardLessons:
+    """Hear `count` pieces of the corpus from the `first` on, or read what was heard of them from `folder`.
 
     `report(done, count)` is called as they are heard. Raises StartError where `folder` cannot be written.
     """
-    file = folder / f"heard{_FORMAT}_{count}_{codec_digest(model)}.safetensors"
-    styles, stored = [piece(_SEED, "train", index, FRAMES).style for index in range(count)], kept(file)
+    named = f"{first}_{count}" if first else f"{count}"
+    file, indices = folder / f"heard{_FORMAT}_{named}_{codec_digest(model)}.safetensors", range(first, first + count)
+    styles, stored = [piece(_SEED, "train", index, FRAMES).style for index in indices], kept(file)
     if stored is None:
         plain, coded, codes = [], [], []
         for start in range(0, count, _TOGETHER):
-            pieces = [piece(_SEED, "train", index, FRAMES) for index in range(start, min(start + _TOGETHER, count))]
+            pieces = [piece(_SEED, "train", index, FRAMES) for index in indices[start : start + _TOGETHER]]
             for clip in rendered(pieces):
                 found, after = code(model, clip)
                 plain.append(features(clip))

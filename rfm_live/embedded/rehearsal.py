@@ -236,12 +236,12 @@ def play_on(
     seed: int,
     temperature: float,
     pushes: Tensor,
+    top_p: float = 1.0,
 ) -> Tensor:
     """`columns` [B, K, T + 1] with the model's own draws, each after all that came before it, in the frames where
-    `is_free` [B, T], under `pushes` [B, T, L, D]. It draws without guidance, by play's top k and a `temperature` above
-    0. Rows without a caption stand at the end.
+    `is_free` [B, T], under `pushes` [B, T, L, D]. It draws without guidance, by play's top k, a `temperature` above 0
+    and the `top_p` above 0. Rows without a caption stand at the end.
     """
-    top_k = generation_config().top_k
     generator = torch.Generator().manual_seed(seed)
     is_own = torch.zeros_like(columns, dtype=torch.bool)
     for book in range(columns.shape[1]):
@@ -254,11 +254,21 @@ def play_on(
         given = heard[..., read:column]
         logits = model.decoder(given, read, cache, cross, pushes[:, read:column])[:, -1] / temperature  # [B, K, V]
         read = column
-        least = logits.topk(top_k).values[..., -1:]
         noise = torch.empty_like(logits).exponential_(generator=generator)
-        drawn = (logits.masked_fill(logits < least, -torch.inf).softmax(-1) / noise).argmax(-1)
+        drawn = (_likely(logits, top_p) / noise).argmax(-1)
         heard[..., column] = torch.where(is_own[..., column], drawn, columns[..., column])
     return heard.clone()
+
+
+def _likely(logits: Tensor, top_p: float) -> Tensor:
+    """Probabilities [..., V] of play's top k codes, of these as many as hold `top_p` together; they need not add up."""
+    least = logits.topk(generation_config().top_k).values[..., -1:]
+    shares = logits.masked_fill(logits < least, -torch.inf).softmax(-1)
+    if top_p >= 1.0:
+        return shares
+    ordered, places = shares.sort(dim=-1, descending=True)
+    above = ordered.cumsum(-1) - ordered
+    return torch.zeros_like(shares).scatter(-1, places, ordered.masked_fill(above >= top_p, 0.0))
 
 
 def _cross(model: MusicGen, captions: Sequence[str]) -> CrossCache | None:

@@ -2,8 +2,8 @@
 data.
 
 Stages, each of which goes on where an earlier run stopped: render the corpus, train the codec, encode the corpus, train
-the decoder and text encoder, distil their guidance, let the decoder learn from its own playing and from pushes, write
-the checkpoint.
+the decoder and text encoder, distil their guidance, let the decoder learn from its own playing and from pushes, let it
+compare takes of its own, write the checkpoint.
 Needs the `train` extra, FluidSynth and the FluidR3 Mono soundfont.
 """
 
@@ -36,6 +36,8 @@ from rfm_live.embedded.leads import Leads, Pushes, Repertoire, led_concepts
 from rfm_live.embedded.rehearsal import as_played, pushes_file, rehearse
 from rfm_live.embedded.render import render_pieces
 from rfm_live.embedded.studies import CHORD_STUDIES, NOTE_STUDIES, Study, draw_studies
+from rfm_live.embedded.take_scores import JUDGED, TakeJudge
+from rfm_live.embedded.takes import compare_takes
 from rfm_live.embedded.text_parts import build_tokenizer
 from rfm_live.errors import RfmError
 
@@ -60,6 +62,7 @@ class Recipe:
     decoder_minutes: float = 60.0
     distil_minutes: float = 60.0
     rehearse_minutes: float = 180.0
+    compare_minutes: float = 60.0
     chord_studies: int = CHORD_STUDIES
     note_studies: int = NOTE_STUDIES
 
@@ -203,6 +206,37 @@ class Run:
                 )
         return student
 
+    def compared(self, before: DecoderTrainer, codec: CodecTrainer) -> DecoderTrainer:
+        """The decoder after it has compared takes of its own under the pushes of its rehearsals, for what is left of
+        the minutes that are planned for that and of this run's; nothing before rehearsals have had all of their own.
+        """
+        recipe, path, rehearsed = self.recipe, self.folder / "compared.pt", self.folder / "rehearsed.pt"
+        pushes = Pushes.load(pushes_file(rehearsed))
+        if pushes is None or recipe.rehearse_minutes - before.rehearsed_seconds / 60 > _ROUNDING_MINUTES:
+            return before
+        student = self._decoder_trainer(path if path.exists() else rehearsed)
+        minutes = self._minutes(recipe.compare_minutes, student.compared_seconds)
+        if minutes > 0:
+            model = as_played(before, codec.export(), self.folder / "measured")
+            with _bar() as bar:
+                task = bar.add_task("training listeners", total=JUDGED)
+                judge = TakeJudge.learned(model, self.folder, lambda done, _: bar.update(task, completed=done))
+            with _progress("takes") as tell:
+                compare_takes(
+                    student,
+                    before,
+                    codec.export(),
+                    pushes,
+                    led_concepts(),
+                    judge,
+                    minutes,
+                    path,
+                    total_minutes=recipe.compare_minutes,
+                    seed=recipe.seed,
+                    report=lambda step, gone: tell(step, f"{gone:.3f} nats from before without pushes"),
+                )
+        return student
+
     def _leads(self, before: DecoderTrainer, codec: CodecTrainer, lessons: Lessons, file: Path) -> Leads:
         """The pieces that pushes lead to, of which the studies' codes are kept on disk, and the pushes of `file`, or
         random ones as long as the decoder's hidden states call for.
@@ -277,6 +311,8 @@ def told(recipe: Recipe, codec: CodecTrainer, decoder: DecoderTrainer, losses: l
         "distilled_minutes": round(decoder.distilled_seconds / 60, 1),
         "rehearsed_steps": decoder.rehearsed_steps,
         "rehearsed_minutes": round(decoder.rehearsed_seconds / 60, 1),
+        "compared_steps": decoder.compared_steps,
+        "compared_minutes": round(decoder.compared_seconds / 60, 1),
         "decoder_parameters": sum(value.numel() for value in decoder.model.decoder.parameters()),
         "held_out_loss_nats": [round(value, 4) for value in losses],
     }
@@ -330,6 +366,9 @@ def train(
     rehearse_minutes: Annotated[
         float, typer.Option(help="time in which the decoder learns from its own playing and from pushes, over all runs")
     ] = Recipe.rehearse_minutes,
+    compare_minutes: Annotated[
+        float, typer.Option(help="time in which the decoder compares takes of its own under pushes, over all runs")
+    ] = Recipe.compare_minutes,
     chord_studies: Annotated[
         int, typer.Option(help="pieces of every chord quality that pushes lead to", min=1)
     ] = Recipe.chord_studies,
@@ -353,6 +392,7 @@ def train(
         decoder_minutes,
         distil_minutes,
         rehearse_minutes,
+        compare_minutes,
         chord_studies,
         note_studies,
     )
@@ -365,7 +405,8 @@ def train(
         run.refine(codec, corpus)
         written = [piece(recipe.seed, "train", index) for index in range(len(codes))]
         lessons = Lessons(codes, written, codec.silence())
-        decoder = run.rehearsed(run.distilled(run.decoder(lessons), lessons), codec, lessons)
+        rehearsed = run.rehearsed(run.distilled(run.decoder(lessons), lessons), codec, lessons)
+        decoder = run.compared(rehearsed, codec)
         losses = validate(decoder, held_codes, held_corpus.captions)
         _console.print(f"held-out loss {'/'.join(f'{value:.3f}' for value in losses)} nats at step {decoder.step}")
         write_checkpoint(target, codec.export(), decoder)
