@@ -132,7 +132,7 @@ def test_the_caption_is_followed(attribute: str) -> None:
     assert heard["generated"][0] >= 0.8 * heard["corpus"][0]
 
 
-@pytest.mark.parametrize(("attribute", "share"), [("family", 0.75), ("drums", 0.75), ("tempo", 0.7), ("density", 0.75)])
+@pytest.mark.parametrize(("attribute", "share"), [("family", 0.8), ("drums", 0.9), ("tempo", 0.74), ("density", 0.8)])
 def test_the_caption_is_still_followed_twelve_seconds_later(attribute: str, share: float) -> None:
     """0.75 is wanted of the tempo, too."""
     heard = card_meters()["caption_following"][attribute]
@@ -141,7 +141,7 @@ def test_the_caption_is_still_followed_twelve_seconds_later(attribute: str, shar
 
 def test_pieces_are_as_tonal_and_regular_as_the_corpus_and_in_many_keys() -> None:
     pieces = card_meters()["pieces"]
-    for meter, share in {"tonal_clarity": 0.8, "onset_regularity": 0.74}.items():  # 0.8 is wanted of both
+    for meter, share in {"tonal_clarity": 0.8, "onset_regularity": 0.77}.items():  # 0.8 is wanted of both
         assert pieces[meter][0] >= share * pieces[f"{meter}_corpus"][0]
     assert pieces["commonest_dominant_pitch_class"] <= 0.25
     assert pieces["longest_silence_seconds"] < 2.0

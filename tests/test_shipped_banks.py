@@ -47,5 +47,13 @@ def test_the_notes_dominate_most_frames_at_one_and_a_random_push_does_not() -> N
     assert np.mean([effect.at_random for effect in effects]) <= 0.25
 
 
+def test_families_are_named_under_prompts_that_ask_for_others_and_fast_is_faster_than_slow() -> None:
+    """At 1 and, of the tempo, at -1; the reports tell of those prompts alone that ask for another family."""
+    families = [card.effect for card in shipped("embedded_timbres").cards if card.effect is not None]
+    assert np.mean([effect.at_plus for effect in families]) >= 0.7 >= 0.35 >= np.mean([e.at_zero for e in families])
+    (tempo,) = (card.effect for card in shipped("embedded_tempo").cards if card.effect is not None)
+    assert tempo.at_plus >= 1.6 * tempo.at_minus
+
+
 def test_the_pairs_are_reported_for_this_checkpoint() -> None:
     assert shipped("embedded").checkpoint_sha256[:12] in (BANKS / "embedded_pairs.md").read_text()

@@ -366,11 +366,12 @@ def train_decoder(
 
 
 def generation_config() -> GenerationConfig:
-    """Defaults of play: sampling under a little guidance, one window of `WINDOW_FRAMES` frames."""
+    """Defaults of play: sampling from the nucleus under a little guidance, one window of `WINDOW_FRAMES` frames."""
     return GenerationConfig(
         do_sample=True,
         temperature=0.8,
         top_k=100,
+        top_p=0.9,
         guidance_scale=1.2,
         max_length=WINDOW_FRAMES,
         decoder_start_token_id=PAD,
