@@ -31,7 +31,6 @@ from rfm_live.embedded.takes import (
     MOST,
     TAKES,
     Comparison,
-    compare_takes,
     compared_loss,
     counts,
     draw_wish,
@@ -195,10 +194,16 @@ def test_a_decoder_compares_its_takes_and_goes_on_where_it_was(tmp_path: Path, f
     pushes, told = Pushes.drawn(len(led_concepts()), torch.ones(1), 64, 0), list[tuple[int, float]]()
     began = pushes.unit()
     for _ in range(2):
-        compare_takes(
-            student, before, CODEC, pushes, led_concepts(), LikesLoudness(), 0.01, tmp_path / "compared.pt",  # type: ignore[arg-type]
-            total_minutes=1.0, seed=0, report=lambda step, gone: told.append((step, gone)),
+        comparison = Comparison(
+            student, before, CODEC, pushes, led_concepts(), LikesLoudness(), tmp_path / "playing"  # type: ignore[arg-type]
         )  # fmt: skip
+        comparison.run(
+            0.01,
+            tmp_path / "compared.pt",
+            total_minutes=1.0,
+            seed=0,
+            report=lambda step, gone: told.append((step, gone)),
+        )
     assert [step for step, _ in told] == list(range(1, len(told) + 1)) and told[0][1] == pytest.approx(0.0, abs=1e-6)
     assert 0 < told[-1][1] < 0.5
     assert all(torch.equal(before.model.get_parameter(name), value) for name, value in kept.items())

@@ -43,7 +43,7 @@ PAIRS = (
 )
 """Concepts of different sets that are heard together."""
 WHOLE = "embedded.safetensors"
-Pushes = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float32]
 _console = Console()
 
 
@@ -81,7 +81,7 @@ def finished(bank: ConceptBank, curves: list[Curve]) -> ConceptBank:
     return replace(bank, cards=tuple(cards))
 
 
-def inherited_pushes(folder: Path, name: str, model: MusicGen) -> Pushes:
+def inherited_pushes(folder: Path, name: str, model: MusicGen) -> Array:
     """The pushes [C, L, D] of the bank of the set `name` in `folder`, which may be one of another checkpoint.
 
     Raises:
@@ -127,7 +127,7 @@ def make_banks(
 
 
 def _made(
-    model: MusicGen, listener: Listener, teaching: Teaching, work: Path, name: str, inherited: Pushes | None
+    model: MusicGen, listener: Listener, teaching: Teaching, work: Path, name: str, inherited: Array | None
 ) -> tuple[ConceptBank, list[Curve]]:
     found = taught(model, concept_sets()[name], teaching, work, stage, inherited)
     with stage(f"bank {name}"):

@@ -180,6 +180,33 @@ class Comparison:
         self._device = self._learning[0].device
         self._weight = torch.tensor(CODEBOOK_WEIGHT, device=self._device) / sum(CODEBOOK_WEIGHT)
 
+    def run(
+        self, minutes: float, path: Path, *, total_minutes: float, seed: int, report: Callable[[int, float], None]
+    ) -> None:
+        """Train the student for `minutes` of wall time, but a step at least, saving to `path` after every step. It
+        begins at its averaged weights; text encoder and pushes stay as they are.
+
+        The rate falls with the share of `total_minutes`; the optimiser's moments begin anew with every comparison.
+        `report(step, divergence)` hears how far the decoder has gone without pushes, in nats.
+        """
+        student, first = self._student, self._student.compared_steps
+        if first == 0:
+            student.settle()
+        student.model.eval()  # takes are played without dropout
+        began = last = time.monotonic()
+        with self._before.averaged():
+            heard, told = play_unpushed(self._before, self._codec, np.random.default_rng([seed, 37]), self._folder)
+            while student.compared_steps == first or time.monotonic() - began < minutes * 60:
+                rng = np.random.default_rng([seed, 41, student.compared_steps])
+                warmth = min(1.0, (student.compared_steps - first + 1) / WARM_UP_STEPS)
+                share = min(1.0, student.compared_seconds / (total_minutes * 60))
+                gone = self.step(rng, heard, told, RATE * warmth * (1.0 - 0.8 * share))
+                student.compared_seconds += time.monotonic() - last
+                last = time.monotonic()
+                student.save(path)
+                report(student.compared_steps, gone)
+        student.model.train()
+
     def step(self, rng: Rng, heard: Tensor, told: Sequence[str], rate: float) -> float:
         """Learn from new takes, and keep to what was `heard` [U, K, S] without pushes under captions `told` [U] -> the
         divergence from before without pushes, in nats.
@@ -219,43 +246,3 @@ class Comparison:
         wanted = self._before.listened(columns[..., :-1], captions)
         found = self._student.logits(columns[..., :-1], captions)
         return (divergences(wanted, found, columns[..., 1:]) * self._weight).sum()
-
-
-def compare_takes(
-    student: DecoderTrainer,
-    before: DecoderTrainer,
-    codec: EncodecModel,
-    pushes: Pushes,
-    concepts: Sequence[str],
-    judge: TakeJudge,
-    minutes: float,
-    path: Path,
-    *,
-    total_minutes: float,
-    seed: int,
-    report: Callable[[int, float], None],
-) -> None:
-    """Train `student` for `minutes` of wall time, but a step at least, saving to `path` after every step. It begins at
-    its averaged weights; text encoder and pushes stay as they are.
-
-    The rate falls with the share of `total_minutes`; the optimiser's moments begin anew with every call.
-    `report(step, divergence)` hears how far the decoder has gone without pushes, in nats.
-    """
-    playing, first = path.with_suffix(".playing"), student.compared_steps
-    if first == 0:
-        student.settle()
-    comparison = Comparison(student, before, codec, pushes, concepts, judge, playing)
-    student.model.eval()  # takes are played without dropout
-    began = last = time.monotonic()
-    with before.averaged():
-        heard, told = play_unpushed(before, codec, np.random.default_rng([seed, 37]), playing)
-        while student.compared_steps == first or time.monotonic() - began < minutes * 60:
-            rng = np.random.default_rng([seed, 41, student.compared_steps])
-            warmth = min(1.0, (student.compared_steps - first + 1) / WARM_UP_STEPS)
-            share = min(1.0, student.compared_seconds / (total_minutes * 60))
-            gone = comparison.step(rng, heard, told, RATE * warmth * (1.0 - 0.8 * share))
-            student.compared_seconds += time.monotonic() - last
-            last = time.monotonic()
-            student.save(path)
-            report(student.compared_steps, gone)
-    student.model.train()

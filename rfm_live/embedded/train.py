@@ -37,7 +37,7 @@ from rfm_live.embedded.rehearsal import as_played, pushes_file, rehearse
 from rfm_live.embedded.render import render_pieces
 from rfm_live.embedded.studies import CHORD_STUDIES, NOTE_STUDIES, Study, draw_studies
 from rfm_live.embedded.take_scores import JUDGED, TakeJudge
-from rfm_live.embedded.takes import compare_takes
+from rfm_live.embedded.takes import Comparison
 from rfm_live.embedded.text_parts import build_tokenizer
 from rfm_live.errors import RfmError
 
@@ -222,13 +222,9 @@ class Run:
                 task = bar.add_task("training listeners", total=JUDGED)
                 judge = TakeJudge.learned(model, self.folder, lambda done, _: bar.update(task, completed=done))
             with _progress("takes") as tell:
-                compare_takes(
-                    student,
-                    before,
-                    codec.export(),
-                    pushes,
-                    led_concepts(),
-                    judge,
+                playing = path.with_suffix(".playing")
+                comparison = Comparison(student, before, codec.export(), pushes, led_concepts(), judge, playing)
+                comparison.run(
                     minutes,
                     path,
                     total_minutes=recipe.compare_minutes,
