@@ -121,13 +121,15 @@ def note_share(columns: Floats, pitch_class: int) -> float:
 
 def chord_share(columns: Floats, quality: str) -> float:
     """How clearly a fifth of a second is nearer to a triad of this quality than of any other, on the mean, 0..1."""
+    from scipy.special import expit
+
     spans = np.stack(
         [part.mean(axis=1) for part in np.array_split(columns, max(columns.shape[1] // _CHORD_FRAMES, 1), 1)]
     )
     spans /= np.maximum(np.linalg.norm(spans, axis=1, keepdims=True), 1e-9)  # [S, 12]
     best = {name: (spans @ _triads(steps).T).max(axis=1) for name, steps in QUALITIES.items()}
     rivals = np.max([nearness for name, nearness in best.items() if name != quality], axis=0)
-    return float(_logistic(_CHORD_SHARPNESS * (best[quality] - rivals)).mean())
+    return float(expit(_CHORD_SHARPNESS * (best[quality] - rivals)).mean())
 
 
 def _triads(steps: Sequence[int]) -> Floats:
@@ -139,15 +141,12 @@ def _triads(steps: Sequence[int]) -> Floats:
 
 def mode_share(columns: Floats, mode: str) -> float:
     """How clearly the chroma's sum goes with a key of this mode, 0..1; 1/2 where the other one goes as well."""
+    from scipy.special import expit
+
     whole = columns.sum(axis=1)
     best = {
         name: max(np.corrcoef(np.roll(profile, tonic), whole)[0, 1] for tonic in range(12))
         for name, profile in _KEYS.items()
     }
     other = "minor" if mode == "major" else "major"
-    return float(_logistic(np.asarray(_MODE_SHARPNESS * (best[mode] - best[other]))))
-
-
-def _logistic(values: Floats) -> Floats:
-    found: Floats = 1.0 / (1.0 + np.exp(-values))
-    return found
+    return float(expit(_MODE_SHARPNESS * (best[mode] - best[other])))
