@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from rfm_live.concepts.array_files import kept
 from rfm_live.embedded import export, guidance_distillation, take_scores, takes
@@ -135,6 +136,14 @@ def test_the_recipe_runs_from_nothing_in_several_sittings_and_writes_a_checkpoin
     assert last["rehearsed_steps"] == third["rehearsed_steps"] and last["compared_steps"] > third["compared_steps"] == 0
     model = load_checkpoint(tmp_path / "checkpoint")
     assert model.config.codec.causal and model.config.decoder.layers == 1
+    before, after = (
+        torch.load(tmp_path / "run" / f"{name}.pt", weights_only=True)["average"] for name in ("rehearsed", "compared")
+    )
+    written = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    name, share = "decoder.model.decoder.layers.0.fc1.weight", last["compared_share"]
+    expected = share * after[name] + (1 - share) * before[name]
+    torch.testing.assert_close(written[name].float(), expected, rtol=1e-3, atol=1e-6)
+    assert 0 < share < 1 and not torch.equal(after[name], before[name])
 
 
 def test_the_text_encoder_learns_to_tell_styles_by_itself() -> None:
@@ -295,6 +304,29 @@ def test_the_heads_are_divided_by_their_temperatures_and_nothing_else_is() -> No
         torch.testing.assert_close(found[f"decoder.lm_heads.{book}.weight"], torch.full((2, 3), 4.2 / temperature))
     with pytest.raises(KeyError, match=r"decoder\.lm_heads\.3\.weight"):
         export._sharpened({name: weight for name, weight in weights.items() if "heads.3" not in name})
+
+
+def test_one_code_is_lifted_whatever_is_heard() -> None:
+    trainer = DecoderTrainer.create(build_tokenizer([item.caption for item in PIECES]), 1, 1, 64, 4)
+    columns = delayed_columns(torch.randint(ENTRIES, (2, CODEBOOKS, 20), generator=torch.Generator().manual_seed(2)))
+    fresh = trainer.model.state_dict()
+    assert all(torch.equal(value, fresh[name]) for name, value in export.lifted(fresh, 7, 1.5).items())
+    with torch.no_grad():
+        norm, drawn = trainer.model.decoder.model.decoder.layer_norm, torch.Generator().manual_seed(3)
+        norm.weight += 0.3 * torch.rand(64, generator=drawn)
+        norm.bias += 0.3 * torch.rand(64, generator=drawn)
+        trainer.model.eval()
+        before = trainer.logits(columns, ["slow piano", ""])
+        trainer.model.load_state_dict(export.lifted(trainer.model.state_dict(), 7, 1.5))
+        difference = trainer.logits(columns, ["slow piano", ""]) - before  # [B, T, K, V]
+    expected = torch.zeros_like(difference)
+    expected[:, :, 0, 7] = 1.5
+    torch.testing.assert_close(difference, expected, rtol=0.0, atol=1e-4)
+
+
+def test_the_code_of_silence_is_that_of_a_second_of_it() -> None:
+    codec = CodecTrainer.create(1, 4)
+    assert export.code_of_silence(codec.export()) == codec.silence()[0]
 
 
 def test_loudness_is_matched_on_the_median_clip() -> None:

@@ -212,6 +212,9 @@ def test_a_decoder_compares_its_takes_and_goes_on_where_it_was(tmp_path: Path, f
     again = decoder()
     again.load(tmp_path / "compared.pt")
     assert again.compared_steps == student.compared_steps == len(told) and again.compared_seconds > 0
+    again.return_to(before, 0.25)
+    for name, value in again.average.items():
+        torch.testing.assert_close(value, 0.25 * student.average[name] + 0.75 * before.average[name])
 
 
 def test_far_from_what_it_was_a_decoder_comes_back(tmp_path: Path, few: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from rfm_live.embedded.composer import BEAT_FRAMES, FRAME_RATE_HZ, INSTRUMENTS
-from rfm_live.embedded.export import HEAD_TEMPERATURES
+from rfm_live.embedded.export import HEAD_TEMPERATURES, REST_NATS
 from rfm_live.embedded.guidance_distillation import GUIDANCE
 
 _TEXT = """# The embedded checkpoint of rfm_live
@@ -22,7 +22,8 @@ sha256 of the weights: `{sha256}`
   width 128 and its own tokenizer, which first learned to tell styles by itself ({text_steps} steps). The decoder began
   with heads that copy (`rfm_live.embedded.copying_heads`). {decoder_steps}
   steps in {decoder_trained_minutes} minutes on a CPU; contexts up to 1024 frames{distilled}{rehearsed}{compared}.
-  The heads of its codebooks are divided by {head_temperatures}. Played {played}.
+  The heads of its codebooks are divided by {head_temperatures}, and the logit of the first one's code of silence is
+  {rest_nats:g} lower than learned. Played {played}.
 - **Data**: {pieces} pieces of 30 s (seed {seed}) by our own composer (`rfm_live.embedded.composer`), rendered by
   FluidSynth with the FluidR3 Mono soundfont (MIT), reverb and chorus off. {instruments} instruments of {families}
   families, bass and drums, {slowest} to {fastest} beats per minute; the tonic is uniform over the 12 pitch classes and
@@ -44,7 +45,8 @@ def write_card(checkpoint: Path) -> None:
     meters = json.loads((checkpoint / "meters.json").read_text())
     rows = [f"### {name}\n\n{_table(values)}" for name, values in meters.items() if isinstance(values, dict)]
     wishes = json.loads((checkpoint / "generation_config.json").read_text())
-    told = {"played": _played(wishes), "refined": _refined(training), "head_temperatures": _told(HEAD_TEMPERATURES)}
+    told: dict[str, object] = {"rest_nats": REST_NATS}
+    told |= {"played": _played(wishes), "refined": _refined(training), "head_temperatures": _told(HEAD_TEMPERATURES)}
     told |= {"distilled": _distilled(training), "rehearsed": _rehearsed(training)}
     told |= {"compared": _compared(training)}
     facts = {"note": "", **training, **_instruments(), **told, "sha256": meters["sha256"]}
@@ -71,9 +73,12 @@ def _rehearsed(training: dict[str, float]) -> str:
 
 def _compared(training: dict[str, float]) -> str:
     """The decoder's fourth stage, in words; nothing where there was none."""
-    steps, minutes = training["compared_steps"], training["compared_minutes"]
+    steps, minutes, share = (training[f"compared_{name}"] for name in ("steps", "minutes", "share"))
+    if not steps:
+        return ""
     return (
-        f", then {steps} steps in {minutes} minutes in which it compared takes of its own under pushes" if steps else ""
+        f", then {steps} steps in {minutes} minutes in which it compared takes of its own under pushes; its weights "
+        f"are {share:.0%} those after that and for the rest those before"
     )
 
 

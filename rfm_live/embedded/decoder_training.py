@@ -183,6 +183,11 @@ class DecoderTrainer:
                 list(self.average.values()), [parameters[name].detach() for name in self.average], 1 - decay
             )
 
+    def return_to(self, before: DecoderTrainer, share: float) -> None:
+        """Let the average be the mean of `share` of itself and for the rest of that of `before`, of the same shapes."""
+        for name, value in self.average.items():
+            self.average[name] = torch.lerp(before.average[name].to(value), value, share)
+
     def settle(self) -> None:
         """Go on from the average."""
         parameters = dict(self.model.named_parameters())

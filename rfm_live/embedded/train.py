@@ -37,7 +37,7 @@ from rfm_live.embedded.rehearsal import as_played, pushes_file, rehearse
 from rfm_live.embedded.render import render_pieces
 from rfm_live.embedded.studies import CHORD_STUDIES, NOTE_STUDIES, Study, draw_studies
 from rfm_live.embedded.take_scores import JUDGED, TakeJudge
-from rfm_live.embedded.takes import Comparison
+from rfm_live.embedded.takes import AFTER, Comparison
 from rfm_live.embedded.text_parts import build_tokenizer
 from rfm_live.errors import RfmError
 
@@ -207,8 +207,9 @@ class Run:
         return student
 
     def compared(self, before: DecoderTrainer, codec: CodecTrainer) -> DecoderTrainer:
-        """The decoder after it has compared takes of its own under the pushes of its rehearsals, for what is left of
-        the minutes that are planned for that and of this run's; nothing before rehearsals have had all of their own.
+        """The mean of the decoder before and after it has compared takes of its own under the pushes of its rehearsals,
+        for what is left of the minutes that are planned for that and of this run's; nothing before rehearsals have had
+        all of their own.
         """
         recipe, path, rehearsed = self.recipe, self.folder / "compared.pt", self.folder / "rehearsed.pt"
         pushes = Pushes.load(pushes_file(rehearsed))
@@ -231,6 +232,7 @@ class Run:
                     seed=recipe.seed,
                     report=lambda step, gone: tell(step, f"{gone:.3f} nats from before without pushes"),
                 )
+        student.return_to(before, AFTER)
         return student
 
     def _leads(self, before: DecoderTrainer, codec: CodecTrainer, lessons: Lessons, file: Path) -> Leads:
@@ -309,6 +311,7 @@ def told(recipe: Recipe, codec: CodecTrainer, decoder: DecoderTrainer, losses: l
         "rehearsed_minutes": round(decoder.rehearsed_seconds / 60, 1),
         "compared_steps": decoder.compared_steps,
         "compared_minutes": round(decoder.compared_seconds / 60, 1),
+        "compared_share": AFTER,
         "decoder_parameters": sum(value.numel() for value in decoder.model.decoder.parameters()),
         "held_out_loss_nats": [round(value, 4) for value in losses],
     }
