@@ -11,14 +11,16 @@ from typer.testing import CliRunner
 from rfm_live.concepts.intervals import Interval
 from rfm_live.concepts.music_analysis import QUALITIES
 from rfm_live.embedded import CHECKPOINT, bank_listening, banks, reference_turns, turned_banks
-from rfm_live.embedded.bank_listening import UNITS, Listening, best_unit, best_units, is_inverted
-from rfm_live.embedded.bank_reports import Bar
+from rfm_live.embedded.bank_listening import UNITS, Curve, Listening, best_unit, best_units, is_inverted
+from rfm_live.embedded.bank_reports import Bar, reasons
 from rfm_live.embedded.composer import INSTRUMENTS, Style, draw_style
 from rfm_live.embedded.reference_turns import reference
 from rfm_live.embedded.turned_banks import Teaching
 from rfm_live.embedded.turns import AFTER_FRAMES, BEFORE_FRAMES, Turn, chord_study, concept_sets, draw_turns
 from rfm_live.errors import BankError, StartError
-from rfm_live.experiments.measures import ClipReader, judge_of
+from rfm_live.experiments.drift import Drift
+from rfm_live.experiments.measures import ClipReader, Judge, judge_of
+from rfm_live.experiments.setup import ClipValues, Outcome
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.steering.bank import load_bank, read_bank, save_bank
 
@@ -142,6 +144,42 @@ def test_a_bar_says_whether_it_is_reached() -> None:
     assert str(Bar("share", found, most=0.15)).startswith("not reached: ")
 
 
+def curve(concept: str, readings: dict[float, float], kept: dict[float, float]) -> Curve:
+    """A curve of three clips that all read alike."""
+    none, known = Interval(0.0, 0.0, 0.0), [None] * 3
+    by_knob = {
+        knob: Outcome(
+            "knob", concept, knob, Interval(value, value, value), none, none, Drift(none, none, none), 1.0,
+            ClipValues([value] * 3, [value] * 3, known, known, known),
+        )
+        for knob, value in readings.items()
+    }  # fmt: skip
+    judge = Judge(concept, "triads", "share of frames", 1.0, True, lambda record: 0.0)
+    changes = {knob: [value] * 3 for knob, value in kept.items()}
+    return Curve(concept, judge, none, by_knob, by_knob[1.0], none, none, [0.9] * 3, changes)
+
+
+def test_a_report_says_why_a_bar_is_missed() -> None:
+    whole = load_bank(Path("presets/banks/embedded_chords.safetensors"), 6, 256)
+    missed = {-1.0: 0.0, 0.5: 0.1, 0.75: 0.2, 1.0: 0.3, 1.5: 0.4}
+    costs = {-1.0: 0.0, 0.5: -0.01, 0.75: -0.04, 1.0: -0.1, 1.5: -0.2}
+    said = reasons("chords", whole, [curve(name, missed, costs) for name in whole.names])
+    assert f"{whole.names[2]} {whole.scores[2].max():.2f}" in said[0]
+    assert said[1].endswith("keeps to its bar at 0.5 (0.100 of the concept), 0.75 (0.200 of the concept)")
+    only_the_prompt = [curve(name, dict.fromkeys(missed, 0.9), dict.fromkeys(costs, -0.1)) for name in whole.names]
+    assert [line.split("; ")[1] for line in reasons("chords", whole, only_the_prompt)] == [
+        "the prompt keeps to its bar at no value that was heard"
+    ]
+    assert (
+        reasons("chords", whole, [curve(n, dict.fromkeys(missed, 0.9), dict.fromkeys(costs, 0.0)) for n in "ab"]) == []
+    )
+
+
+def test_half_a_pair_is_the_other_knob_halfway() -> None:
+    pair = (("tempo", -1.0), ("drums", 1.0))
+    assert bank_listening._with_halves(pair) == ((("tempo", -1.0), ("drums", 0.5)), (("tempo", -0.5), ("drums", 1.0)))
+
+
 def test_the_shares_of_turns_add_up_to_what_is_taught() -> None:
     teaching = Teaching(10)
     counts = [teaching.count(name) for name in ("note_c", "chord_minor", "timbre_keys", "tempo", "texture_pedal")]
@@ -190,7 +228,7 @@ def test_a_whole_run_makes_a_bank_and_its_report_and_goes_on_where_it_was(
     tiny_model: MusicGen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(banks, "concept_sets", lambda: {"tempo": ("tempo",), "density": ("density",)})
-    monkeypatch.setattr(banks, "PAIRS", (("tempo", "density"),))
+    monkeypatch.setattr(banks, "PAIRS", ((("tempo", 1.0), ("density", -1.0)),))
     monkeypatch.setattr(bank_listening, "UNITS", (1.0,))
     teaching, listening = Teaching(4), Listening(2, 2, 3.0, 40)
 
@@ -208,7 +246,17 @@ def test_a_whole_run_makes_a_bank_and_its_report_and_goes_on_where_it_was(
     assert effect is not None and effect.meter == "onset rate" and effect.seeds == 2 and bank.unit[0] == 1.0
     text = (tmp_path / "banks" / "embedded_tempo.md").read_text()
     assert "onset rate at 1 over that at -1" in text and tiny_model.sha256[:12] in text
-    assert "tempo + density" in (tmp_path / "banks" / "embedded_pairs.md").read_text()
+    costs = text.split("## What it costs")[1].split("##")[0].splitlines()
+    assert [line.split()[1] for line in costs if line.startswith("|")] == [
+        "knob",
+        "---",
+        "-1",
+        "0.5",
+        "0.75",
+        "1",
+        "1.5",
+    ]
+    assert "tempo 1 + density -1" in (tmp_path / "banks" / "embedded_pairs.md").read_text()
 
     def nothing_more(*_: Sequence[object]) -> None:
         raise AssertionError("something was learned or played twice")

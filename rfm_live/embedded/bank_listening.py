@@ -35,12 +35,15 @@ from rfm_live.steering.concept_card import Effect
 
 UNITS = (1.0, 1.5, 2.0, 2.5, 3.0)
 """Lengths of a push that are tried, in those that were learned."""
-KNOBS = (-1.0, 0.5, 1.0)
+KNOBS = (-1.0, 0.5, 0.75, 1.0, 1.5)
+"""What a knob is turned to."""
 SETTLE_SECONDS = 2.0
 """From the turning of a knob until it is judged: the longest time for which the composer holds a note."""
 _TOP = UNITS[-1] / 2.0  # knob 2 of a trial is the longest push
 _CALIBRATION_SEED, _HELD_OUT_SEED, _STYLES_SEED = 100, 5000, 11
 RANDOM = "random"
+Turned = tuple[str, float]
+"""A concept and where its knob is turned to."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Curve:
     """One concept: its reading unsteered, its outcomes at every knob value, and at a random push as long as that of 1.
 
     `change` is that of knob 1, above 0 for more of the concept. Per clip, `adherence` tells how much of what its prompt
-    asks is heard unsteered, and `adherence_changes` how much more at knob 1.
+    asks is heard unsteered, and `adherence_changes` by knob how much more is heard there.
     """
 
     concept: str
@@ -72,15 +75,18 @@ class Curve:
     random_change: Interval
     change: Interval
     adherence: Sequence[float | None]
-    adherence_changes: Sequence[float | None]
+    adherence_changes: Mapping[float, Sequence[float | None]]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two concepts at once: the share of its single effect that each keeps, and fd_hidden over the larger single's."""
+    """Two knobs at once: the share of its single effect that each keeps, with the other at full and at `half`, and
+    fd_hidden at full over the larger single's. None where a knob alone has no clear effect.
+    """
 
-    concepts: tuple[str, str]
+    knobs: tuple[Turned, Turned]
     kept: tuple[Interval | None, ...]
+    half: tuple[Interval | None, ...]
     times_drift: float
 
 
@@ -175,24 +181,38 @@ class Listener:
             found.append(_curve(many, judge, plain, outcomes, random))
         return found
 
-    def pairs(self, bank: ConceptBank, wanted: Sequence[tuple[str, str]]) -> list[Pair]:
-        """What two knobs at 1 keep of their single effects, on held-out seeds."""
+    def pairs(self, bank: ConceptBank, wanted: Sequence[tuple[Turned, Turned]]) -> list[Pair]:
+        """What pairs of knobs keep of their single effects, on held-out seeds."""
         setup = self.setup(bank, bank.names, self._listening.seeds, _HELD_OUT_SEED)
-        single = {name: Played(turned(name, 1.0)) for pair in wanted for name in pair}
-        both = {pair: Played((*turned(pair[0], 1.0), *turned(pair[1], 1.0))) for pair in wanted}
-        heard = setup.hear(bank, [UNSTEERED, *single.values(), *both.values()])
+        singles = list(dict.fromkeys(knob for pair in wanted for knob in pair))
+        ways = [way for pair in wanted for way in (pair, *_with_halves(pair))]
+        heard = setup.hear(bank, [UNSTEERED, *map(_played, singles), *(_played(*way) for way in ways)])
         plain, found = heard[UNSTEERED], []
-        for pair, played in both.items():
-            kept = []
-            for name in pair:
-                judge = setup.judge(name)
-                kept.append(
-                    share_interval(judge.changes(heard[played], plain), judge.changes(heard[single[name]], plain))
-                )
-            alone = max(drift(heard[single[name]], plain, resamples=2).fd_hidden.value for name in pair)
-            together = drift(heard[played], plain, resamples=2).fd_hidden.value
-            found.append(Pair(pair, tuple(kept), together / max(alone, 1e-9)))
+
+        def changes(knob: Turned, *others: Turned) -> list[float]:
+            """How much more of its concept there is, where the knob points down how much less."""
+            name, eta = knob
+            records = heard[_played(*others) if others else _played(knob)]
+            return [float(np.sign(eta)) * one for one in setup.judge(name).changes(records, plain)]
+
+        for pair in wanted:
+            half = zip(pair, _with_halves(pair), strict=True)
+            alone = max(drift(heard[_played(knob)], plain, resamples=2).fd_hidden.value for knob in pair)
+            together = drift(heard[_played(*pair)], plain, resamples=2).fd_hidden.value
+            kept = tuple(share_interval(changes(knob, *pair), changes(knob)) for knob in pair)
+            beside = tuple(share_interval(changes(knob, *way), changes(knob)) for knob, way in half)
+            found.append(Pair(pair, kept, beside, together / max(alone, 1e-9)))
         return found
+
+
+def _played(*knobs: Turned) -> Played:
+    return Played(tuple(setting for name, eta in knobs for setting in turned(name, eta)))
+
+
+def _with_halves(pair: tuple[Turned, Turned]) -> tuple[tuple[Turned, Turned], ...]:
+    """The pair with its second knob halfway, for the first, and with its first halfway, for the second."""
+    (first, eta), (second, other) = pair
+    return ((first, eta), (second, other / 2)), ((first, eta / 2), (second, other))
 
 
 def _ways(name: str) -> tuple[float, ...]:
@@ -251,10 +271,13 @@ def _curve(
 ) -> Curve:
     full = by_knob[1.0].clips
     before = adherence(setup.classifiers, setup.clips, plain, _beside(judge))
-    lost = [
-        None if first is None or second is None else second - first
-        for first, second in zip(before, full.adherence, strict=True)
-    ]
+    changes = {
+        knob: [
+            None if first is None or second is None else second - first
+            for first, second in zip(before, one.clips.adherence, strict=False)  # other knobs play the first clips only
+        ]
+        for knob, one in by_knob.items()
+    }
     return Curve(
         judge.concept,
         judge,
@@ -264,7 +287,7 @@ def _curve(
         _known(over_seeds([random.clips.changes])),
         _known(over_seeds([full.changes])),
         before,
-        lost,
+        changes,
     )
 
 

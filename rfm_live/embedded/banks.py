@@ -35,13 +35,15 @@ from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.steering.bank import ConceptBank, load_bank, merged, save_bank
 
 PAIRS = (
-    ("note_c", "timbre_strings"),
-    ("note_g", "tempo"),
-    ("drums", "timbre_brass"),
-    ("tempo", "brightness"),
-    ("density", "timbre_mallets"),
+    (("note_c", 1.0), ("timbre_strings", 1.0)),
+    (("note_g", 1.0), ("tempo", 1.0)),
+    (("note_g", 1.0), ("tempo", -1.0)),
+    (("drums", 1.0), ("timbre_brass", 1.0)),
+    (("tempo", 1.0), ("brightness", 1.0)),
+    (("tempo", -1.0), ("brightness", -1.0)),
+    (("density", 1.0), ("timbre_mallets", 1.0)),
 )
-"""Concepts of different sets that are heard together."""
+"""Knobs of different sets that are heard together; of those with an opposite, either end."""
 WHOLE = "embedded.safetensors"
 Array = npt.NDArray[np.float32]
 _console = Console()
@@ -162,7 +164,7 @@ def _write_report(target: Path, name: str, bank: ConceptBank, curves: list[Curve
 
 def _pair_report(listener: Listener, bank: ConceptBank, target: Path, options: str) -> None:
     """Listen to the pairs of knobs that the bank has, and write their report."""
-    wanted = [pair for pair in PAIRS if set(pair) <= set(bank.names)]
+    wanted = [pair for pair in PAIRS if {name for name, _ in pair} <= set(bank.names)]
     if wanted:
         with stage("pairs"):
             pairs = listener.pairs(bank, wanted)
