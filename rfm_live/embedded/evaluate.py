@@ -39,7 +39,7 @@ def evaluate(
     lessons: Annotated[int, typer.Option(help="training pieces of 8 s for classifiers and baseline")] = 1500,
     work: Annotated[Path, typer.Option(help="where what is heard of those is kept")] = Path("runs/evaluation"),
     prompts: Annotated[int, typer.Option(help="prompts of which 8 s each are judged, at once and 12 s later")] = 270,
-    pieces: Annotated[int, typer.Option(help="unsteered pieces of 30 s")] = 24,
+    pieces: Annotated[int, typer.Option(help="unsteered pieces of 30 s")] = 72,
 ) -> None:
     """Measure the checkpoint; write `meters.json` and the model card beside it."""
     torch.set_num_threads(1)
