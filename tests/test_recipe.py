@@ -324,6 +324,19 @@ def test_one_code_is_lifted_whatever_is_heard() -> None:
     torch.testing.assert_close(difference, expected, rtol=0.0, atol=1e-4)
 
 
+def test_what_is_written_rests_for_less_long(tmp_path: Path) -> None:
+    codec = CodecTrainer.create(1, 4)
+    trainer = DecoderTrainer.create(build_tokenizer([item.caption for item in PIECES]), 1, 1, 64, 4)
+    head, norm = "decoder.lm_heads.0.weight", "decoder.model.decoder.layer_norm"
+    trainer.average[f"{norm}.bias"] += 0.3
+    export.write_checkpoint(tmp_path / "checkpoint", codec.export(), trainer)
+    written = load_file(tmp_path / "checkpoint" / "model.safetensors")
+    lowered = (written[head].float() - trainer.average[head]) @ written[f"{norm}.bias"].float()  # at the norm's middle
+    expected = torch.zeros(len(lowered))
+    expected[codec.silence()[0]] = -export.REST_NATS
+    torch.testing.assert_close(lowered, expected, rtol=0.0, atol=0.01)
+
+
 def test_the_code_of_silence_is_that_of_a_second_of_it() -> None:
     codec = CodecTrainer.create(1, 4)
     assert export.code_of_silence(codec.export()) == codec.silence()[0]

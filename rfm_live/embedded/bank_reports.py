@@ -44,11 +44,14 @@ class Bar:
 
 
 def bars(name: str, curves: Sequence[Curve]) -> list[Bar]:
-    """The bars of one set of curves."""
+    """The bars of one set of curves: those of its concepts and that of the prompt."""
+    return [*concept_bars(name, curves), *prompt_bars(curves)]
+
+
+def concept_bars(name: str, curves: Sequence[Curve]) -> list[Bar]:
+    """What a set of curves should do with its concepts."""
     reading = over_seeds([curve.by_knob[1.0].clips.readings for curve in curves])
     hits = over_seeds([curve.by_knob[1.0].clips.hits for curve in curves])
-    kept = over_seeds([curve.adherence_changes[1.0] for curve in curves])
-    before = over_seeds([curve.adherence for curve in curves])
     found: list[Bar] = []
     if name == "notes" and reading is not None:
         plain = Interval(
@@ -64,24 +67,30 @@ def bars(name: str, curves: Sequence[Curve]) -> list[Bar]:
         found = [Bar("onset rate at 1 over that at -1", _ratio(curves[0]), least=1.6)]
     elif name in ("timbres", "drums", "textures") and hits is not None:
         found = [Bar("share of clips named by the classifier where the prompt said another", hits, least=0.7)]
-    if kept is not None and before is not None:
-        what = f"change at 1 of what is heard of the prompt's instrument and drums, unsteered {told(before)}"
-        found.append(Bar(what, kept, least=LEAST_KEPT))
     return found
+
+
+def prompt_bars(curves: Sequence[Curve]) -> list[Bar]:
+    """What a set of curves should leave of the prompt; nothing where prompts ask for nothing else."""
+    kept = over_seeds([curve.adherence_changes[1.0] for curve in curves])
+    before = over_seeds([curve.adherence for curve in curves])
+    if kept is None or before is None:
+        return []
+    what = f"change at 1 of what is heard of the prompt's instrument and drums, unsteered {told(before)}"
+    return [Bar(what, kept, least=LEAST_KEPT)]
 
 
 def reasons(name: str, bank: ConceptBank, curves: Sequence[Curve]) -> list[str]:
     """Why a set does not reach its bars, as far as what was heard and learned tells; nothing where it reaches them."""
-    missed = [bar for bar in bars(name, curves) if not bar.is_reached]
     lines = []
-    if any(bar.least is not None and bar.least != LEAST_KEPT for bar in missed):
+    if any(bar.least is not None and not bar.is_reached for bar in concept_bars(name, curves)):
         best = [float(scores.max()) for scores in bank.scores]
         areas = ", ".join(f"{one} {score:.2f}" for one, score in zip(bank.names, best, strict=True))
         lines.append(
             "how well the best block tells turns with the concept from others, as the area under the curve (.5 is not "
             f"at all): {areas}; what the composer's own turns read stands in `embedded_reference.md`"
         )
-    if any(bar.least == LEAST_KEPT for bar in missed):
+    if not all(bar.is_reached for bar in prompt_bars(curves)):
         rows = {knob: (reading, kept) for knob, reading, kept in _costs(curves) if 0.0 < knob and reading and kept}
         cheap = [knob for knob, (_, kept) in rows.items() if kept.value >= LEAST_KEPT]
         told_cheap = [f"{knob:g} ({rows[knob][0].value:.3f} of the concept)" for knob in cheap]
