@@ -23,7 +23,7 @@ from rfm_live.experiments.measures import ClipReader, Judge, judge_of
 from rfm_live.experiments.setup import ClipValues, Outcome
 from rfm_live.model.checkpoint import MusicGen, load_checkpoint
 from rfm_live.places import presets
-from rfm_live.steering.bank import load_bank, read_bank, save_bank
+from rfm_live.steering.bank import ConceptBank, load_bank, read_bank, save_bank
 
 
 def differing(turn: Turn) -> set[str]:
@@ -274,7 +274,7 @@ def test_pushes_are_inherited_from_the_banks_of_another_checkpoint(
     found = turned_banks.taught(tiny_model, names, Teaching(4), tmp_path, banks.stage, pushes)
     assert found.is_inherited and np.array_equal(found.pushes, pushes)
     bank = turned_banks.uncalibrated(tiny_model, Teaching(4), found)
-    assert bank.cards[0].method.endswith("for the checkpoint that this one went on from")
+    assert bank.cards[0].method.endswith("for the checkpoint that this one went on from") and (bank.gate == 1.0).all()
     longer = replace(bank, unit=np.full(2, 2.5, np.float32), checkpoint_sha256="0" * 64)
     save_bank(longer, ancestor / "embedded_tempo.safetensors")
     with pytest.raises(StartError, match="holds tempo, density, expected tempo"):
@@ -283,6 +283,30 @@ def test_pushes_are_inherited_from_the_banks_of_another_checkpoint(
     np.testing.assert_allclose(banks.inherited_pushes(ancestor, "tempo", tiny_model), pushes, rtol=1e-5)
     with pytest.raises(BankError, match="embedded_tempo"):
         banks.inherited_pushes(tmp_path / "nowhere", "tempo", tiny_model)
+
+
+def test_a_bank_whose_pushes_act_in_some_frames_is_calibrated_and_heard_so_and_says_so(
+    tiny_model: MusicGen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(banks, "concept_sets", lambda: {"tempo": ("tempo",)})
+    monkeypatch.setattr(bank_listening, "UNITS", (1.0,))
+    heard = set[float]()
+    calibrated = bank_listening.Listener.calibrated
+
+    def listened(self: bank_listening.Listener, bank: ConceptBank) -> ConceptBank:
+        heard.update(bank.gate.tolist())
+        return calibrated(self, bank)
+
+    monkeypatch.setattr(bank_listening.Listener, "calibrated", listened)
+    teaching, listening = Teaching(4), Listening(2, 2, 3.0, 40)
+    for gate, folder in ((1.0, tmp_path / "all"), (0.5, tmp_path / "half")):
+        banks.make_banks(tiny_model, ["tempo"], folder, tmp_path / "work", teaching, listening, gate=gate)
+        assert heard == {gate} and (read_bank(folder / "embedded.safetensors").gate == gate).all()
+        heard.clear()
+    whole, half = ((tmp_path / name / "embedded_tempo.md").read_text() for name in ("all", "half"))
+    assert "--gate" not in whole and "of the frames, drawn" not in whole
+    assert "--gate 0.5 --seeds 2" in half and "as `push` says, in 50% of the frames, drawn one by one," in half
+    assert whole.split("## Effect")[1] != half.split("## Effect")[1]
 
 
 def tiny_bank_shape(model: MusicGen) -> tuple[int, int]:

@@ -140,8 +140,8 @@ def report(name: str, bank: ConceptBank, curves: Sequence[Curve], command: str) 
         "",
         f"Made by `{command}` for the checkpoint with sha256 {bank.checkpoint_sha256[:12]}.",
         f"Learned by: {bank.cards[0].method}. From {bank.cards[0].origin}, {bank.cards[0].licence}.",
-        "Knob 1 pushes so many times as far as was learned as `push` says, the most that is worth what it costs of the "
-        f"prompt on calibration seeds. Heard on held-out seeds: {clips[0]} pieces at 1, "
+        f"Knob 1 pushes so many times as far as was learned as `push` says{_gated(bank)}, the most that is worth what "
+        f"it costs of the prompt on calibration seeds. Heard on held-out seeds: {clips[0]} pieces at 1, "
         f"{clips[1]} at the other values and of the random control. Each goes on from bars that nobody steered, under "
         "a prompt that names instrument, drums, tempo, density and texture, and is judged from "
         f"{SETTLE_SECONDS:g} s after the knob has turned. In brackets 95 % intervals over seeds.",
@@ -171,6 +171,12 @@ def report(name: str, bank: ConceptBank, curves: Sequence[Curve], command: str) 
         *_scores(bank),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _gated(bank: ConceptBank) -> str:
+    """In which share of the frames the knobs of a set push, where that is not all."""
+    gate = float(bank.gate[0])
+    return f", in {gate:.0%} of the frames, drawn one by one" if gate < 1.0 else ""
 
 
 def picture(name: str, curves: Sequence[Curve]) -> Plot:

@@ -105,9 +105,10 @@ def make_banks(
     teaching: Teaching,
     listening: Listening,
     ancestors: Path | None = None,
+    gate: float = 1.0,
 ) -> None:
     """Make the banks `names` and their reports in the folder `target`, with the pushes of the banks in `ancestors` or
-    new ones.
+    new ones, which act in a share `gate` of the frames, 0..1.
 
     Last come all the sets' concepts that are there in one bank, the one that `play` loads, and what pairs of its knobs
     do together.
@@ -118,9 +119,9 @@ def make_banks(
     inherited = {name: inherited_pushes(ancestors, name, model) for name in names} if ancestors else {}
     listener = Listener(model, lessons.classifiers(spoken), listening, work / "records", stage)
     for name in names:
-        bank, curves = _made(model, listener, teaching, work, name, inherited.get(name))
+        bank, curves = _made(model, listener, teaching, work, name, gate, inherited.get(name))
         save_bank(bank, _file(target, name))
-        _write_report(target, name, bank, curves, _options(teaching, listening, ancestors))
+        _write_report(target, name, bank, curves, _options(teaching, listening, gate, ancestors))
     decoder = model.config.decoder
     files = [_file(target, name) for name in concept_sets()]
     whole = merged([load_bank(file, decoder.layers, decoder.width, model.sha256) for file in files if file.is_file()])
@@ -129,11 +130,11 @@ def make_banks(
 
 
 def _made(
-    model: MusicGen, listener: Listener, teaching: Teaching, work: Path, name: str, inherited: Array | None
+    model: MusicGen, listener: Listener, teaching: Teaching, work: Path, name: str, gate: float, inherited: Array | None
 ) -> tuple[ConceptBank, list[Curve]]:
     found = taught(model, concept_sets()[name], teaching, work, stage, inherited)
     with stage(f"bank {name}"):
-        bank = listener.calibrated(uncalibrated(model, teaching, found))
+        bank = listener.calibrated(uncalibrated(model, teaching, found, gate))
         curves = listener.curves(bank)
     for bar in bars(name, curves):
         _console.print(f"  {bar}", highlight=False, markup=False)
@@ -144,10 +145,11 @@ def _file(target: Path, name: str) -> Path:
     return target / f"embedded_{name}.safetensors"
 
 
-def _options(teaching: Teaching, listening: Listening, ancestors: Path | None) -> str:
+def _options(teaching: Teaching, listening: Listening, gate: float, ancestors: Path | None) -> str:
     """How to make the same bank again, on the command line."""
     learned = f"--epochs {teaching.epochs}" if ancestors is None else f"--inherit {ancestors}"
-    return f"--turns {teaching.turns} {learned} {_heard(listening)}"
+    gated = f"--gate {gate:g} " if gate < 1.0 else ""
+    return f"--turns {teaching.turns} {learned} {gated}{_heard(listening)}"
 
 
 def _heard(listening: Listening) -> str:
@@ -185,6 +187,7 @@ def main(
         Path | None,
         typer.Option(help="folder of banks whose pushes are kept, of the checkpoint that this one went on from"),
     ] = None,
+    gate: Annotated[float, typer.Option(help="share of the frames in which pushes act", min=0.05, max=1.0)] = 1.0,
     seeds: Annotated[int, typer.Option(help="held-out pieces at knob 1", min=2)] = 8,
     few: Annotated[int, typer.Option(help="pieces at other knob values and to find the unit", min=2)] = 4,
     seconds: Annotated[float, typer.Option(help="length of the music that is judged")] = 4.0,
@@ -201,7 +204,7 @@ def main(
         model = load_checkpoint(checkpoint)
         check_seconds(model, seconds)
         teaching = Teaching(turns, epochs=epochs)
-        make_banks(model, wanted, target, work, teaching, Listening(seeds, few, seconds, lessons), inherit)
+        make_banks(model, wanted, target, work, teaching, Listening(seeds, few, seconds, lessons), inherit, gate)
     except RfmError as error:
         _console.print(f"[red]{escape(str(error))}[/red]")
         raise typer.Exit(2) from None

@@ -149,8 +149,8 @@ def _without_some(groups: Sequence[str], classes: Sequence[Label], seed: int) ->
     return is_train
 
 
-def uncalibrated(model: MusicGen, teaching: Teaching, found: Taught) -> ConceptBank:
-    """The bank of one set, in which knob 1.0 pushes as far as was learned.
+def uncalibrated(model: MusicGen, teaching: Teaching, found: Taught, gate: float = 1.0) -> ConceptBank:
+    """The bank of one set, in which knob 1.0 pushes as far as was learned, in a share `gate` of the frames, 0..1.
 
     A block's score is the area under the curve on turns that were held out, the concept's against the others of the
     set; of a concept with an opposite, against that.
@@ -173,7 +173,7 @@ def uncalibrated(model: MusicGen, teaching: Teaching, found: Taught) -> ConceptB
         directions=vectors.astype(np.float32),
         unit=np.ones(count, np.float32),
         layer_weights=lengths.astype(np.float32),
-        gate=np.ones(count, np.float32),
+        gate=np.full(count, gate, np.float32),
         period=np.ones(count, np.int64),
         checkpoint_sha256=model.sha256,
         residual_norm=np.tile(found.norms, (count, 1)),
