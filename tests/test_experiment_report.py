@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from rfm_live.concepts.comparison import Cell, Lead
 from rfm_live.concepts.intervals import Interval
@@ -135,6 +136,18 @@ def some_findings() -> Findings:
     return Findings("e9", "E9: a title", "A question?", ["something"], [table], plots, {"x": Interval(1.0, 0.5, 1.5)})
 
 
+def test_every_line_of_a_picture_of_twelve_has_a_colour_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    colors = list[object]()
+
+    def seen(figure: Figure, *_: object, **__: object) -> None:
+        colors.extend(line.get_color() for line in figure.axes[0].lines)
+
+    monkeypatch.setattr(Figure, "savefig", seen)
+    curves = [Curve(f"note {number}", [0.0, 1.0], [0.0, number]) for number in range(12)]
+    curves_plot("notes", "Notes", Axes("knob", "reading"), curves).draw(Path("unused.png"))
+    assert len(set(colors)) == len(colors) == 12
+
+
 def test_a_report_is_one_page_one_file_of_numbers_and_its_pictures(tmp_path: Path) -> None:
     files = written(some_findings(), tmp_path / "new", {"command": "rfm-live evaluate e9", "seeds": [1, 2]})
     assert [file.name for file in files] == ["e9.md", "e9.json", "e9_lines.png", "e9_points.png", "e9_bars.png"]
@@ -171,6 +184,9 @@ def test_selections_are_those_of_the_issue_and_fit_the_decoder() -> None:
     ]
     scaled = {one.name: one.eta for one in selections(6) if one.group == "smaller eta"}
     assert scaled == {f"eta x {p:.2f}": p for p in (0.15, 0.30, 0.45, 0.60, 0.75, 0.90)}
+    for one in selections(6):  # whatever gate a bank has
+        gates = [value for address, value in one.played("tempo").settings if address == "/concept/tempo/gate"]
+        assert gates == [float(one.name.removeprefix("gate ")) if one.group == "gate" else 1.0], one.name
 
 
 @pytest.mark.parametrize(("frames", "longest"), [(100, 100), (101, 100), (1500, 507), (749, 100), (3, 100)])

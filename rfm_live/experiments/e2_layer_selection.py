@@ -25,7 +25,10 @@ NAIVE = "uniform, gate 1"
 
 @dataclass(frozen=True)
 class Selection:
-    """One way to choose blocks, frames or strength: what its `group` is in the picture, and the knob's other fields."""
+    """One way to choose blocks, frames or strength: what its `group` is in the picture, and the knob's other fields.
+
+    Every frame is pushed unless a gate is among these: the bank's own gate is not asked here.
+    """
 
     name: str
     group: str
@@ -33,7 +36,7 @@ class Selection:
     fields: tuple[tuple[str, float | str], ...] = ()
 
     def played(self, concept: str) -> Played:
-        return Played(turned(concept, self.eta, **dict(self.fields)))
+        return Played(turned(concept, self.eta, **{"gate": 1.0, **dict(self.fields)}))
 
 
 def selections(layers: int, is_quick: bool = False) -> list[Selection]:

@@ -83,10 +83,13 @@ def bars_plot(
 
 def _plot(name: str, title: str, axes: Axes, draw_on: Callable[[Any], None]) -> Plot:
     def draw(file: Path) -> None:
+        from matplotlib import colormaps
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(7.5, 4.8), layout="constrained")
         panel = figure.subplots()
+        usual_then_lighter = (*range(0, 20, 2), *range(1, 20, 2))
+        panel.set_prop_cycle(color=[colormaps["tab20"](place) for place in usual_then_lighter])
         draw_on(panel)
         panel.set_title(title)
         panel.set_xlabel(axes.x)
