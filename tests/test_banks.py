@@ -12,7 +12,7 @@ from rfm_live.concepts.intervals import Interval
 from rfm_live.concepts.music_analysis import QUALITIES
 from rfm_live.embedded import CHECKPOINT, bank_listening, banks, reference_turns, turned_banks
 from rfm_live.embedded.bank_listening import UNITS, Curve, Listening, best_unit, best_units, is_inverted
-from rfm_live.embedded.bank_reports import Bar, reasons
+from rfm_live.embedded.bank_reports import Bar, _cannot, reasons
 from rfm_live.embedded.composer import INSTRUMENTS, Style, draw_style
 from rfm_live.embedded.reference_turns import reference
 from rfm_live.embedded.turned_banks import Teaching
@@ -175,6 +175,13 @@ def test_a_report_says_why_a_bar_is_missed() -> None:
     assert reasons("chords", whole, without) == []
 
 
+def test_a_report_says_which_knobs_do_no_more_than_a_random_push() -> None:
+    alike = [curve(name, {-1.0: 0.0, 0.5: 0.1, 0.75: 0.2, 1.0: 0.3}, {}) for name in ("chord_major", "chord_minor")]
+    with_random_less = replace(alike[1], random=alike[1].by_knob[-1.0])
+    assert _cannot([alike[0], with_random_less])[-1].endswith("than with the random push: chord_major")
+    assert _cannot([with_random_less])[-1] == "at 1 every knob gives clearly more of its concept than the random push"
+
+
 def test_half_a_pair_is_the_other_knob_halfway() -> None:
     pair = (("tempo", -1.0), ("drums", 1.0))
     assert bank_listening._with_halves(pair) == ((("tempo", -1.0), ("drums", 0.5)), (("tempo", -0.5), ("drums", 1.0)))
@@ -230,7 +237,18 @@ def test_a_whole_run_makes_a_bank_and_its_report_and_goes_on_where_it_was(
     monkeypatch.setattr(banks, "concept_sets", lambda: {"tempo": ("tempo",), "density": ("density",)})
     monkeypatch.setattr(banks, "PAIRS", ((("tempo", 1.0), ("density", -1.0)),))
     monkeypatch.setattr(bank_listening, "UNITS", (1.0,))
-    teaching, listening = Teaching(4), Listening(2, 2, 3.0, 40)
+    teaching, listening = Teaching(4), Listening(3, 2, 3.0, 40)
+
+    counts = set[tuple[int, int, int]]()
+    heard = bank_listening.Listener.curves
+
+    def counted(self: bank_listening.Listener, bank: ConceptBank) -> list[Curve]:
+        curves = heard(self, bank)
+        played = [(curve.by_knob[1.0], curve.random, curve.by_knob[0.5]) for curve in curves]
+        counts.update((len(a.clips.readings), len(b.clips.readings), len(c.clips.readings)) for a, b, c in played)
+        return curves
+
+    monkeypatch.setattr(bank_listening.Listener, "curves", counted)
 
     def run() -> None:
         banks.make_banks(tiny_model, ["tempo", "density"], tmp_path / "banks", tmp_path / "work", teaching, listening)
@@ -245,6 +263,7 @@ def test_a_whole_run_makes_a_bank_and_its_report_and_goes_on_where_it_was(
     effect = bank.cards[0].effect
     assert effect is not None and effect.meter == "onset rate" and effect.seeds == 2 and bank.unit[0] == 1.0
     text = (tmp_path / "banks" / "embedded_tempo.md").read_text()
+    assert counts == {(3, 3, 2)} and "3 pieces at 1 and of the random control, 2 at the other values." in text
     assert "onset rate at 1 over that at -1" in text and tiny_model.sha256[:12] in text
     costs = text.split("## What it costs")[1].split("##")[0].splitlines()
     heads = [line.split()[1] for line in costs if line.startswith("|")]

@@ -48,7 +48,7 @@ Turned = tuple[str, float]
 
 @dataclass(frozen=True)
 class Listening:
-    """How much is listened to: `seeds` pieces at knob 1, `few` of them at the other values and for the unit.
+    """How much is listened to: `seeds` pieces at knob 1 and of a random push, `few` at other values and for the unit.
 
     `heard_seconds` of each are judged; `lessons` corpus pieces teach the classifiers.
     """
@@ -163,10 +163,9 @@ class Listener:
         many = self.setup(with_random(bank, bank.names), bank.names, listening.seeds, _HELD_OUT_SEED)
         few = replace(many, clips=replace(many.clips, seeds=tuple(many.clips.seeds)[: listening.few]))
         full = {name: Played(turned(name, 1.0)) for name in bank.names}
-        others = {(name, knob): Played(turned(name, knob)) for name in bank.names for knob in KNOBS if knob != 1.0} | {
-            (name, RANDOM): Played(turned(variant_name(RANDOM, name), 1.0)) for name in bank.names
-        }
-        heard = many.hear(many.bank, [UNSTEERED, *full.values()])
+        randoms = {name: Played(turned(variant_name(RANDOM, name), 1.0)) for name in bank.names}
+        others = {(name, knob): Played(turned(name, knob)) for name in bank.names for knob in KNOBS if knob != 1.0}
+        heard = many.hear(many.bank, [UNSTEERED, *full.values(), *randoms.values()])
         rest = few.hear(many.bank, others.values())
         found = []
         for name in bank.names:
@@ -177,7 +176,7 @@ class Listener:
                 if knob != 1.0
             }
             outcomes[1.0] = outcome(many, judge, ("knob", 1.0), heard[full[name]], plain)
-            random = outcome(few, judge, (RANDOM, 1.0), rest[others[name, RANDOM]], start, resamples=2)
+            random = outcome(many, judge, (RANDOM, 1.0), heard[randoms[name]], plain, resamples=2)
             found.append(_curve(many, judge, plain, outcomes, random))
         return found
 

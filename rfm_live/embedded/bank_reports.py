@@ -134,15 +134,15 @@ def _ratio(curve: Curve, resamples: int = 2000) -> Interval:
 
 def report(name: str, bank: ConceptBank, curves: Sequence[Curve], command: str) -> str:
     """The whole report of one set."""
-    clips = len(curves[0].by_knob[1.0].clips.readings), len(curves[0].random.clips.readings)
+    clips = len(curves[0].by_knob[1.0].clips.readings), len(curves[0].by_knob[0.5].clips.readings)
     lines = [
         f"# The bank `embedded_{name}`",
         "",
         f"Made by `{command}` for the checkpoint with sha256 {bank.checkpoint_sha256[:12]}.",
         f"Learned by: {bank.cards[0].method}. From {bank.cards[0].origin}, {bank.cards[0].licence}.",
         f"Knob 1 pushes so many times as far as was learned as `push` says{_gated(bank)}, the most that is worth what "
-        f"it costs of the prompt on calibration seeds. Heard on held-out seeds: {clips[0]} pieces at 1, "
-        f"{clips[1]} at the other values and of the random control. Each goes on from bars that nobody steered, under "
+        f"it costs of the prompt on calibration seeds. Heard on held-out seeds: {clips[0]} pieces at 1 "
+        f"and of the random control, {clips[1]} at the other values. Each goes on from bars that nobody steered, under "
         "a prompt that names instrument, drums, tempo, density and texture, and is judged from "
         f"{SETTLE_SECONDS:g} s after the knob has turned. In brackets 95 % intervals over seeds.",
         "",
@@ -220,6 +220,7 @@ def _cannot(curves: Sequence[Curve]) -> list[str]:
     silent = [one.concept for one in curves if one.change.low <= 0.0]
     bent = [one.concept for one in curves if not is_rising(one)]
     moved = [one.concept for one in curves if not one.random_change.low <= 0.0 <= one.random_change.high]
+    like_random = [one.concept for one in curves if _beyond_random(one).low <= 0.0]
     lines = []
     if silent:
         lines.append(f"no clear effect at 1: {', '.join(silent)}")
@@ -230,7 +231,20 @@ def _cannot(curves: Sequence[Curve]) -> list[str]:
         if moved
         else "a random push of equal length moves no meter beyond its interval"
     )
+    lines.append(
+        f"at 1 not clearly more of the concept than with the random push: {', '.join(like_random)}"
+        if like_random
+        else "at 1 every knob gives clearly more of its concept than the random push"
+    )
     return lines
+
+
+def _beyond_random(curve: Curve) -> Interval:
+    """How much more of its concept a knob at 1 gives than the random push does, clip by clip."""
+    both = zip(curve.by_knob[1.0].clips.changes, curve.random.clips.changes, strict=True)
+    found = over_seeds([[None if one is None or other is None else one - other for one, other in both]])
+    assert found is not None  # there are two seeds or more, and meters answer for every clip
+    return found
 
 
 def _scores(bank: ConceptBank) -> list[str]:

@@ -188,7 +188,7 @@ def main(
         typer.Option(help="folder of banks whose pushes are kept, of the checkpoint that this one went on from"),
     ] = None,
     gate: Annotated[float, typer.Option(help="share of the frames in which pushes act", min=0.05, max=1.0)] = 1.0,
-    seeds: Annotated[int, typer.Option(help="held-out pieces at knob 1", min=2)] = 8,
+    seeds: Annotated[int, typer.Option(help="held-out pieces at knob 1 and of a random push", min=2)] = 8,
     few: Annotated[int, typer.Option(help="pieces at other knob values and to find the unit", min=2)] = 4,
     seconds: Annotated[float, typer.Option(help="length of the music that is judged")] = 4.0,
     lessons: Annotated[int, typer.Option(help="pieces that teach the classifiers", min=40)] = 1500,
