@@ -308,6 +308,7 @@ def test_a_bank_whose_pushes_act_in_some_frames_is_calibrated_and_heard_so_and_s
     tiny_model: MusicGen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(banks, "concept_sets", lambda: {"tempo": ("tempo",)})
+    monkeypatch.setattr(banks, "GATES", {"tempo": 0.5})
     monkeypatch.setattr(bank_listening, "UNITS", (1.0,))
     heard = set[float]()
     calibrated = bank_listening.Listener.calibrated
@@ -318,8 +319,8 @@ def test_a_bank_whose_pushes_act_in_some_frames_is_calibrated_and_heard_so_and_s
 
     monkeypatch.setattr(bank_listening.Listener, "calibrated", listened)
     teaching, listening = Teaching(4), Listening(2, 2, 3.0, 40)
-    for gate, folder in ((1.0, tmp_path / "all"), (0.5, tmp_path / "half")):
-        banks.make_banks(tiny_model, ["tempo"], folder, tmp_path / "work", teaching, listening, gate=gate)
+    for asked, gate, folder in ((1.0, 1.0, tmp_path / "all"), (None, 0.5, tmp_path / "half")):
+        banks.make_banks(tiny_model, ["tempo"], folder, tmp_path / "work", teaching, listening, gate=asked)
         assert heard == {gate} and (read_bank(folder / "embedded.safetensors").gate == gate).all()
         heard.clear()
     whole, half = ((tmp_path / name / "embedded_tempo.md").read_text() for name in ("all", "half"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rfm_live.embedded import CHECKPOINT
+from rfm_live.embedded.banks import GATES
 from rfm_live.embedded.turns import concept_sets
 from rfm_live.model.checkpoint import open_checkpoint
 from rfm_live.places import presets, shipped_bank
@@ -24,6 +25,7 @@ def shipped(name: str) -> ConceptBank:
 def test_every_set_ships_with_its_report_and_picture(name: str) -> None:
     bank = shipped(f"embedded_{name}")
     assert bank.names == concept_sets()[name]
+    np.testing.assert_array_equal(bank.gate, np.float32(GATES.get(name, 1.0)))
     report = (BANKS / f"embedded_{name}.md").read_text()
     assert bank.checkpoint_sha256[:12] in report
     assert (BANKS / f"embedded_{name}.png").stat().st_size > 1000

@@ -44,6 +44,8 @@ PAIRS = (
     (("density", 1.0), ("timbre_mallets", 1.0)),
 )
 """Knobs of different sets that are heard together; of those with an opposite, either end."""
+GATES = {"notes": 0.6}
+"""Share of the frames in which a set's pushes act, where it is not 1: in all frames notes cost more of the prompt."""
 WHOLE = "embedded.safetensors"
 Array = npt.NDArray[np.float32]
 _console = Console()
@@ -105,10 +107,10 @@ def make_banks(
     teaching: Teaching,
     listening: Listening,
     ancestors: Path | None = None,
-    gate: float = 1.0,
+    gate: float | None = None,
 ) -> None:
     """Make the banks `names` and their reports in the folder `target`, with the pushes of the banks in `ancestors` or
-    new ones, which act in a share `gate` of the frames, 0..1.
+    new ones, which act in a share `gate` of the frames, 0..1, or in each set's own (`GATES`).
 
     Last come all the sets' concepts that are there in one bank, the one that `play` loads, and what pairs of its knobs
     do together.
@@ -119,9 +121,10 @@ def make_banks(
     inherited = {name: inherited_pushes(ancestors, name, model) for name in names} if ancestors else {}
     listener = Listener(model, lessons.classifiers(spoken), listening, work / "records", stage)
     for name in names:
-        bank, curves = _made(model, listener, teaching, work, name, gate, inherited.get(name))
+        share = GATES.get(name, 1.0) if gate is None else gate
+        bank, curves = _made(model, listener, teaching, work, name, share, inherited.get(name))
         save_bank(bank, _file(target, name))
-        _write_report(target, name, bank, curves, _options(teaching, listening, gate, ancestors))
+        _write_report(target, name, bank, curves, _options(teaching, listening, share, ancestors))
     decoder = model.config.decoder
     files = [_file(target, name) for name in concept_sets()]
     whole = merged([load_bank(file, decoder.layers, decoder.width, model.sha256) for file in files if file.is_file()])
@@ -187,7 +190,10 @@ def main(
         Path | None,
         typer.Option(help="folder of banks whose pushes are kept, of the checkpoint that this one went on from"),
     ] = None,
-    gate: Annotated[float, typer.Option(help="share of the frames in which pushes act", min=0.05, max=1.0)] = 1.0,
+    gate: Annotated[
+        float | None,
+        typer.Option(help="share of the frames in which pushes act (0.6 of notes, else 1)", min=0.05, max=1.0),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="held-out pieces at knob 1 and of a random push", min=2)] = 8,
     few: Annotated[int, typer.Option(help="pieces at other knob values and to find the unit", min=2)] = 4,
     seconds: Annotated[float, typer.Option(help="length of the music that is judged")] = 4.0,
