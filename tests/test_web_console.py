@@ -168,14 +168,14 @@ def test_moving_a_slider_sets_the_value_and_osc_moves_the_slider() -> None:
         await on.page.mouse.down()
         await on.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 2, steps=8)
         await on.page.mouse.up()
-        await on.until(lambda: on.told[-1] == (ETA, 2.0))
+        await on.until(lambda: on.told[-1:] == [(ETA, 2.0)])
         assert await on.page.locator(".strip[data-concept=note_c] output").text_content() == "+2.00"
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
             peer.sendto(osc.encode(OscMessage(ETA, (-0.5,))), ("127.0.0.1", on.osc.port))
             await on.until_page(f'document.querySelector("{SLIDER}").value === "-0.5"')
         assert on.told[-1] == (ETA, -0.5)  # the page does not send back what it is shown
         await slider.dblclick()
-        await on.until(lambda: on.told[-1] == (ETA, 0.0))
+        await on.until(lambda: on.told[-1:] == [(ETA, 0.0)])
 
     on_stage(play)
 
@@ -185,24 +185,24 @@ def test_buttons_prompt_and_keys_reach_the_engine() -> None:
         page = on.page
         await page.fill("#prompt input", "slow strings")
         await page.press("#prompt input", "Enter")
-        await on.until(lambda: on.told[-1] == ("/prompt", "slow strings"))
+        await on.until(lambda: on.told[-1:] == [("/prompt", "slow strings")])
         await page.click(".play")
-        await on.until(lambda: on.told[-1] == ("/transport/play", 0))
+        await on.until(lambda: on.told[-1:] == [("/transport/play", 0)])
         await page.click("h1")
         await page.keyboard.press("Space")
-        await on.until(lambda: on.told[-1] == ("/transport/play", 1))
+        await on.until(lambda: on.told[-1:] == [("/transport/play", 1)])
         await page.click(".strip[data-concept=tempo] .solo")
-        await on.until(lambda: on.told[-1] == ("/concept/tempo/solo", 1))
+        await on.until(lambda: on.told[-1:] == [("/concept/tempo/solo", 1)])
         await page.fill(".seed", "77")
         await page.press(".seed", "Enter")
-        await on.until(lambda: on.told[-1] == ("/seed", 77))
+        await on.until(lambda: on.told[-1:] == [("/seed", 77)])
         await page.fill(".strip[data-concept=tempo] .slider", "1.5")
-        await on.until(lambda: on.told[-1] == ("/concept/tempo/eta", 1.5))
+        await on.until(lambda: on.told[-1:] == [("/concept/tempo/eta", 1.5)])
         await page.click(".panic")
         await on.until(lambda: on.told[-2:] == [("/panic", True), ("/concept/tempo/eta", 0.0)])
         await on.until_page("document.querySelector('.strip[data-concept=tempo] .slider').value === '0'")
         await page.keyboard.press("Escape")
-        await on.until(lambda: on.told[-1] == ("/panic", True))
+        await on.until(lambda: on.told[-1:] == [("/panic", True)])
 
     on_stage(play)
 
@@ -213,16 +213,16 @@ def test_choices_points_and_switches_of_the_details_reach_the_engine_and_show_wh
         await page.click(f".strip[data-concept={CONCEPTS[0]}] .cap")
         await page.click(".details summary")
         await page.select_option(f"select[data-address='{at}/mode']", "clamp")
-        await on.until(lambda: on.told[-1] == (f"{at}/mode", "clamp"))
+        await on.until(lambda: on.told[-1:] == [(f"{at}/mode", "clamp")])
         points = f"input[data-address='{at}/schedule_points']"
         await page.fill(points, "0:0 2.5:1")
         await page.press(points, "Enter")
-        await on.until(lambda: on.told[-1] == (f"{at}/schedule_points", "0:0 2.5:1"))
+        await on.until(lambda: on.told[-1:] == [(f"{at}/schedule_points", "0:0 2.5:1")])
         await page.fill(points, "0:7")  # a share above 1 is taken back, and not sent
         await page.press(points, "Enter")
         await on.until_page(f"""document.querySelector("{points}").value === "0:0 2.5:1" """)
         await page.click(f"button[data-address='{at}/schedule_start']")
-        await on.until(lambda: on.told[-1] == (f"{at}/schedule_start", True))
+        await on.until(lambda: on.told[-1:] == [(f"{at}/schedule_start", True)])
         await page.click("#side > .shaping summary")
         await page.select_option("select[data-address='/crossfade/to']", CONCEPTS[1])
         await page.click("button[data-address='/crossfade/on']")
